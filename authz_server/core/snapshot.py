@@ -1,0 +1,63 @@
+"""The one immutable value that a decision may depend on besides the request and the time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from authz_server.core.attributes import Attributes
+from authz_server.core.chain import DelegationPolicy
+from authz_server.core.decision import Evaluation
+from authz_server.core.identities import Inventory
+from authz_server.core.spiffe import TrustDomain
+from authz_server.core.trust import TrustMaterial
+
+
+class Policy(Protocol):
+    """One compiled policy bundle. `policy.bundle.PolicyBundle` is the implementation."""
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle, the value of the `bundle` context extension."""
+
+    @property
+    def domain(self) -> str:
+        """Enforcement domain: application, infrastructure, data or ai_workload."""
+
+    @property
+    def revision(self) -> str:
+        """Digest of the bundle's files; equal files give equal revisions."""
+
+    def evaluate(self, attributes: Attributes) -> Evaluation:
+        """Judge every party the bundle names; the strictest verdict wins. Never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocations:
+    """What has been taken back, by kind of handle."""
+
+    txn: frozenset[str] = frozenset()
+    jti: frozenset[str] = frozenset()
+    spiffe_id: frozenset[str] = frozenset()
+    subject: frozenset[str] = frozenset()
+    kid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Compiled policies, trust, inventory and revocations under one revision.
+
+    `revision` is `<trust revision>.<policy revision>`-like text that names this exact content, so
+    a recorded decision can be replayed.
+    """
+
+    revision: str
+    trust_domain: TrustDomain
+    trust: TrustMaterial
+    delegation: DelegationPolicy
+    inventory: Inventory
+    policies: Mapping[str, Policy]
+    admit_unregistered: bool = False
+    bind_txn: bool = False
+    revocations: Revocations = field(default_factory=Revocations)
+    modes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
