@@ -113,7 +113,7 @@ class ObjectAttributes:
     query: AttributeMap = field(default_factory=no_attributes)
     tool: str | None = None
     uri: str | None = None
-    args: AttributeMap = _NO_ATTRIBUTES  # top-level arguments
+    args: AttributeMap = field(default_factory=no_attributes)  # top-level arguments
     args_sha256: str | None = None
     resource: str | None = None
     labels: AttributeMap = field(default_factory=no_attributes)
