@@ -118,7 +118,7 @@ class ApprovalRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccessRequestTicket:
+class TicketRecord:
     """The `access_request` object an escalated caller is given (interface section 7)."""
 
     id: str
@@ -155,7 +155,7 @@ class Decision:
     obligation: str | None = None
     fingerprint: str | None = None
     approval: ApprovalRecord | None = None
-    ticket: AccessRequestTicket | None = None
+    ticket: TicketRecord | None = None
     protocol: Protocol = Protocol.HTTP
     json_rpc_id: str | None = None
     strip_delegation: bool = False
