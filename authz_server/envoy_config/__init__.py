@@ -1,1 +1,1 @@
-"""."""
+"""Envoy configuration: an enforcement point in, a complete hardened bootstrap out."""
