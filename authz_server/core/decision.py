@@ -1,10 +1,8 @@
 """Verdicts and decisions: what `decide` returns, what the ledger keeps, what Envoy is told."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import Reason
@@ -159,7 +157,6 @@ class Decision:
     protocol: Protocol = Protocol.HTTP
     json_rpc_id: str | None = None
     strip_delegation: bool = False
-    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         # INVARIANT: an allow without OK, or OK without an allow, is a bug, not a decision.

@@ -94,6 +94,7 @@ class HttpRequest:
     body: bytes = b""
     body_truncated: bool = False
     protocol: str = ""  # HTTP/1.1, HTTP/2
+    size: int = -1  # bytes of the body as Envoy counts them; -1 unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from authz_server.core.attributes import Attributes
 from authz_server.core.chain import DelegationPolicy
+from authz_server.core.chain_cache import ChainCache
 from authz_server.core.decision import Evaluation
 from authz_server.core.identities import Inventory
 from authz_server.core.spiffe import TrustDomain
@@ -47,6 +48,9 @@ class Revocations:
 class Snapshot:
     """Compiled policies, trust, inventory and revocations under one revision.
 
+    `chains` verifies delegation chains and remembers good ones; it is shared by successive
+    snapshots and keyed by trust revision, so it never changes what a decision says.
+
     `revision` is `<trust revision>.<policy revision>`-like text that names this exact content, so
     a recorded decision can be replayed.
     """
@@ -57,6 +61,7 @@ class Snapshot:
     delegation: DelegationPolicy
     inventory: Inventory
     policies: Mapping[str, Policy]
+    chains: ChainCache = field(repr=False)
     admit_unregistered: bool = False
     bind_txn: bool = False
     revocations: Revocations = field(default_factory=Revocations)

@@ -1,0 +1,267 @@
+"""The decision: one pure function from request, snapshot and time to a `Decision`.
+
+Two rules govern this module. Anything but an explicit allow is a denial; and every stage writes
+down what it established before the next one runs, so that a denial names who asked for what as far
+as that was proved. `decide` is the one place where a `RequestFault` becomes a decision.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from authz_server.core import delegation
+from authz_server.core.attributes import Attributes, EnvironmentAttributes, Protocol
+from authz_server.core.chain import BoundChain
+from authz_server.core.decision import (
+    ActionRecord,
+    ChainRecord,
+    Decision,
+    EnvironmentRecord,
+    Evaluation,
+    ResourceRecord,
+    Verdict,
+)
+from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.fingerprint import fingerprint
+from authz_server.core.parties import (
+    Caller,
+    chain_attributes,
+    chain_parties,
+    chain_record,
+    identify_caller,
+)
+from authz_server.core.protocols import grpc, http, mcp, tcp
+from authz_server.core.protocols.operation import Operation
+from authz_server.core.records import attempted_resource, resource_record
+from authz_server.core.request import AccessRequest, RouteContext
+from authz_server.core.revocation import check_caller, check_chain
+from authz_server.core.snapshot import Policy, Snapshot
+
+_NOTHING_EVALUATED = Evaluation(verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
+
+
+def decide(request: AccessRequest, snapshot: Snapshot, now: datetime) -> Decision:
+    """Decide one request. Never raises for anything the request contains.
+
+    `now` is aware UTC and read once by the caller, so that every check of one decision sees the
+    same time. The result is a function of the three arguments alone and can be replayed.
+    An escalation carries a `fingerprint`; turning it into an allow is the ledger's business.
+    """
+    trace = _Trace(request=request, snapshot=snapshot, now=now)
+    try:
+        return _judge(trace)
+    except RequestFault as fault:
+        _note_attempt(trace)
+        return trace.decision(fault.reason, fault.detail)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Trace:
+    """What the stages of one decision have established so far. Lives for one call of `decide`."""
+
+    request: AccessRequest
+    snapshot: Snapshot
+    now: datetime
+    route: RouteContext | None = None
+    caller: Caller | None = None
+    operation: Operation | None = None
+    resource: ResourceRecord | None = None
+    chain: ChainRecord | None = None
+
+    def decision(
+        self,
+        reason: Reason,
+        detail: str,
+        evaluation: Evaluation = _NOTHING_EVALUATED,
+        approval_key: str | None = None,
+    ) -> Decision:
+        """Assemble the decision; without an evaluation it is a denial."""
+        request, route, caller, operation = self.request, self.route, self.caller, self.operation
+        return Decision(
+            verdict=evaluation.verdict,
+            reason=reason,
+            detail=detail,
+            time=self.now,
+            revision=self.snapshot.revision,
+            rules=evaluation.rules,
+            bundle=route.bundle if route else None,
+            mode=self.snapshot.modes.get(route.bundle, "enforce") if route else "enforce",
+            principal=caller.record if caller else None,
+            chain=self.chain,
+            action=_action(request, route, operation),
+            resource=self.resource,
+            environment=EnvironmentRecord(
+                source_ip=request.source_address,
+                sni=request.sni,
+                listener=request.listener,
+                node=request.node,
+            ),
+            owner=caller.attributes.owner if caller else None,
+            obligation=evaluation.obligation,
+            fingerprint=approval_key,
+            protocol=_protocol(request, route),
+            json_rpc_id=operation.json_rpc_id if operation else None,
+            strip_delegation=route.strip_delegation if route else False,
+        )
+
+
+def _judge(trace: _Trace) -> Decision:
+    """Run every stage in order; a failing one raises `RequestFault`."""
+    request, snapshot = trace.request, trace.snapshot
+    route = trace.route = RouteContext.parse(request.extensions)
+    caller = trace.caller = identify_caller(request, snapshot)
+    operation = _read_operation(trace, route)
+    # SECURITY: registration and revocation of the caller hold for every method of every protocol,
+    # with or without a chain.
+    caller.require_registered(snapshot)
+    check_caller(caller.spiffe_id, snapshot.revocations)
+    bound = _verify_chain(trace, caller, route)
+    policy = snapshot.policies.get(route.bundle)
+    if policy is None:
+        raise RequestFault(Reason.UNKNOWN_BUNDLE, "route names a policy bundle that is not loaded")
+    evaluation = policy.evaluate(_attributes(trace, caller, operation, bound, policy))
+    if evaluation.verdict is not Verdict.ESCALATE:
+        return trace.decision(evaluation.reason, evaluation.detail, evaluation)
+    if not operation.arguments_seen:
+        raise RequestFault(
+            Reason.BODY_TRUNCATED, "an approval needs the body, which was not sent for the check"
+        )
+    key = _approval_key(trace, caller, operation, bound, route)
+    return trace.decision(evaluation.reason, evaluation.detail, evaluation, key)
+
+
+def _read_operation(trace: _Trace, route: RouteContext) -> Operation:
+    operation = trace.operation = read_operation(trace.request, route)
+    trace.resource = resource_record(operation.obj, route)
+    return operation
+
+
+def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
+    """Return what is being done, as the route's protocol reads it. Raises `RequestFault`."""
+    if request.http is None:
+        return tcp.operation(request, route)
+    match route.protocol:
+        case Protocol.HTTP:
+            return http.operation(request.http, route)
+        case Protocol.GRPC:
+            return grpc.operation(request.http, route)
+        case Protocol.MCP:
+            return mcp.operation(request.http, route, request.metadata)
+        case Protocol.A2A | Protocol.TCP:
+            raise RequestFault(
+                Reason.MALFORMED_REQUEST, "route names a protocol this version does not support"
+            )
+
+
+def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundChain | None:
+    snapshot, http_request = trace.snapshot, trace.request.http
+    presented = None
+    if http_request is not None:
+        presented = delegation.presented_chain(http_request.headers, snapshot.delegation)
+    if presented is None:
+        if snapshot.delegation.require or route.require_delegation:
+            raise RequestFault(Reason.DELEGATION_REQUIRED, "this route requires a delegation chain")
+        return None
+    chain = snapshot.chains.verify(
+        presented,
+        trust=snapshot.trust,
+        policy=snapshot.delegation,
+        trust_domain=snapshot.trust_domain,
+        now=trace.now,
+    )
+    # Written down before it is bound: the record of a stolen chain must say whose it was.
+    trace.chain = chain_record(chain, None, snapshot.inventory)
+    check_chain(chain, snapshot.revocations)
+    bound = delegation.bind(
+        chain, caller=caller.spiffe_id, workload_id=route.workload_id, audience=route.audience
+    )
+    trace.chain = chain_record(chain, bound, snapshot.inventory)
+    return bound
+
+
+def _attributes(
+    trace: _Trace,
+    caller: Caller,
+    operation: Operation,
+    bound: BoundChain | None,
+    policy: Policy,
+) -> Attributes:
+    request, now = trace.request, trace.now.astimezone(UTC)
+    now_s = int(now.timestamp())
+    actors, subject = chain_parties(bound, caller, trace.snapshot)
+    return Attributes(
+        caller=caller.attributes,
+        actors=actors,
+        subject=subject,
+        chain=chain_attributes(bound, now_s),
+        act=operation.act,
+        obj=operation.obj,
+        env=EnvironmentAttributes(
+            now=now_s,
+            hour_utc=now.hour,
+            weekday=now.isoweekday(),
+            source_ip=request.source_address,
+            listener=request.listener,
+            domain=policy.domain,
+            bundle=policy.name,
+            sni=request.sni,
+        ),
+    )
+
+
+def _approval_key(
+    trace: _Trace,
+    caller: Caller,
+    operation: Operation,
+    bound: BoundChain | None,
+    route: RouteContext,
+) -> str:
+    """Return what an approval of this request is bound to."""
+    obj, principal = operation.obj, str(caller.spiffe_id)
+    return fingerprint(
+        subject=bound.authority.subject if bound else principal,
+        actors=tuple(map(str, bound.actors)) if bound else (principal,),
+        mode=bound.mode if bound else "none",
+        action=(operation.act.protocol, operation.act.name),
+        resource={
+            "type": obj.type,
+            "host": obj.host,
+            "path": obj.path,
+            "tool": obj.tool,
+            "uri": obj.uri,
+            "resource": obj.resource,
+            "audience": route.audience,
+            "workload_id": str(route.workload_id) if route.workload_id else None,
+        },
+        args_sha256=obj.args_sha256,
+        bundle=route.bundle,
+        txn=bound.authority.txn if bound and trace.snapshot.bind_txn else None,
+    )
+
+
+def _note_attempt(trace: _Trace) -> None:
+    """Record what was attempted although an earlier stage already failed."""
+    if trace.operation is not None:
+        return
+    try:
+        trace.route = trace.route or RouteContext.parse(trace.request.extensions)
+        _read_operation(trace, trace.route)
+    except RequestFault:
+        trace.resource = attempted_resource(trace.request, trace.route)
+
+
+def _protocol(request: AccessRequest, route: RouteContext | None) -> Protocol:
+    if request.http is None:
+        return Protocol.TCP
+    return route.protocol if route else Protocol.HTTP
+
+
+def _action(
+    request: AccessRequest, route: RouteContext | None, operation: Operation | None
+) -> ActionRecord:
+    if operation is not None:
+        act = operation.act
+        return ActionRecord(protocol=act.protocol, name=act.name, read_only=act.read_only)
+    name = "connect"
+    if request.http is not None:
+        name = request.http.method if request.http.method in http.METHODS else "unsupported"
+    return ActionRecord(protocol=_protocol(request, route), name=name, read_only=False)

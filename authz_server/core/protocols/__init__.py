@@ -1,0 +1,1 @@
+"""One module per protocol turns an `AccessRequest` into an `Operation`: what is being done."""

@@ -1,0 +1,146 @@
+"""HTTP: method, canonical host and path, decoded query.
+
+Besides reading the request this module refuses what makes an upstream read another one: a method,
+path or host override that contradicts the request line, protocol upgrades (their frames are never
+checked again), and a body where the method has none.
+"""
+
+import hashlib
+from typing import Final
+
+from authz_server.core.attributes import (
+    ActionAttributes,
+    AttributeMap,
+    ObjectAttributes,
+    Protocol,
+    no_attributes,
+)
+from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.paths import CanonicalHost, Target, canonical_host, parse_query
+from authz_server.core.protocols.operation import Operation
+from authz_server.core.request import HttpRequest, RouteContext
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_READ_ONLY: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 §9.2.1 safe methods
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})  # RFC 9110 §9.3.1: no defined meaning
+
+# Request headers that some upstreams believe over the request line. None is ever used as a fact.
+_METHOD_OVERRIDES: Final = ("x-http-method-override", "x-http-method", "x-method-override")
+_PATH_OVERRIDES: Final = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-rewrite-uri")
+_HOST_OVERRIDES: Final = ("x-forwarded-host", "x-host", "x-original-host", "x-forwarded-server")
+
+
+def operation(http: HttpRequest, route: RouteContext) -> Operation:
+    """Return the operation an HTTP request asks for.
+
+    `args_sha256` covers raw query and body: SHA-256 of `query`, a zero byte, and the body.
+    Raises `RequestFault` (`UNSUPPORTED_METHOD`, `NON_CANONICAL_PATH`, `MALFORMED_REQUEST`,
+    `MALFORMED_BODY`, `BODY_TRUNCATED`, `OVERSIZE`).
+    """
+    target, host = request_line(http)
+    if http.body and http.method in _WITHOUT_BODY:
+        raise RequestFault(Reason.MALFORMED_BODY, f"a {http.method} request must not have a body")
+    query: AttributeMap = parse_query(target.query) if target.query else no_attributes()
+    if "_method" in query and query["_method"] != http.method:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "query overrides the method")
+    return Operation(
+        act=ActionAttributes(
+            protocol=Protocol.HTTP, name=http.method, read_only=http.method in _READ_ONLY
+        ),
+        obj=ObjectAttributes(
+            type="http",
+            host=host,
+            path=target.path,
+            segments=target.segments,
+            query=query,
+            args_sha256=_digest(target.query, http.body),
+            resource=route.resource,
+            labels=route.labels,
+        ),
+        arguments_seen=_body_seen(http),
+    )
+
+
+def request_line(http: HttpRequest) -> tuple[Target, CanonicalHost]:
+    """Check what every protocol over HTTP shares; return target and host."""
+    if http.method not in METHODS:
+        raise RequestFault(
+            Reason.UNSUPPORTED_METHOD, "method is not one of GET HEAD POST PUT PATCH DELETE OPTIONS"
+        )
+    if http.body_truncated:
+        raise RequestFault(Reason.BODY_TRUNCATED, "only a part of the body was sent for the check")
+    target = Target.parse(http.path)
+    host = canonical_host(http.host)
+    _refuse_overrides(http, target, host)
+    if http.headers.lines("upgrade"):
+        raise RequestFault(
+            Reason.UNSUPPORTED_METHOD, "protocol upgrades are refused: their frames are not checked"
+        )
+    return target, host
+
+
+def _refuse_overrides(http: HttpRequest, target: Target, host: CanonicalHost) -> None:
+    fields = http.headers.fields
+    for name in _METHOD_OVERRIDES:
+        if name in fields and http.headers.text(name) != http.method:
+            raise _contradiction(name, "method")
+    for name in _PATH_OVERRIDES:
+        if name in fields and not _same_target(http.headers.text(name), target):
+            raise _contradiction(name, "path")
+    for name in _HOST_OVERRIDES:
+        if name in fields and not _same_host(http.headers.text(name), host):
+            raise _contradiction(name, "host")
+    if "forwarded" in fields and not _forwarded_agrees(http.headers.lines("forwarded"), host):
+        raise _contradiction("forwarded", "host")
+
+
+def _same_target(text: str | None, target: Target) -> bool:
+    try:
+        return text is not None and Target.parse(text) == target
+    except RequestFault:
+        return False
+
+
+def _same_host(text: str | None, host: CanonicalHost) -> bool:
+    try:
+        return text is not None and canonical_host(text) == host
+    except RequestFault:
+        return False
+
+
+def _forwarded_agrees(lines: tuple[bytes, ...], host: CanonicalHost) -> bool:
+    """Tell whether every `host` parameter of RFC 7239 §5.3 names the request's own host."""
+    text = b",".join(lines).decode("latin-1")
+    for element in text.replace(";", ",").split(","):
+        name, _, value = element.partition("=")
+        if name.strip().lower() == "host" and not _same_host(value.strip().strip('"'), host):
+            return False
+    return True
+
+
+def _contradiction(name: str, what: str) -> RequestFault:
+    return RequestFault(
+        Reason.MALFORMED_REQUEST, f"header `{name}` contradicts the {what} of the request"
+    )
+
+
+def _digest(query: str, body: bytes) -> str | None:
+    if not query and not body:
+        return None
+    return hashlib.sha256(query.encode("ascii") + b"\0" + body).hexdigest()
+
+
+def _body_seen(http: HttpRequest) -> bool:
+    """Tell whether the body, if the request has one, is in front of us.
+
+    Without `with_request_body` Envoy sends none; then only the framing tells that one exists
+    (RFC 9112 §6), and over HTTP/2 not even that unless a length was declared.
+    """
+    if http.body or http.method in _WITHOUT_BODY:
+        return True
+    length = http.headers.text("content-length")
+    if length is not None:
+        return length == "0"
+    if http.protocol.startswith("HTTP/1"):
+        return "transfer-encoding" not in http.headers.fields
+    return http.size == 0
