@@ -1,0 +1,145 @@
+"""JSON that every reader reads the same way.
+
+The body a policy judged must be the body the upstream acts on, and the claims we verify must be the
+claims their issuer signed. Where two parsers may differ we refuse: duplicate keys, a byte order
+mark, lone surrogates, NaN, and numbers that a double does not hold (RFC 8259 §4, §6, §8; RFC 7493).
+The C scanner of `json` does the work, and hooks refuse what it would let through.
+"""
+
+import json
+import re
+from decimal import Decimal
+from typing import NoReturn
+
+from authz_server.core import limits
+from authz_server.core.errors import InvalidValueError
+
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+_CONTAINERS = (list, dict)
+_BOM = b"\xef\xbb\xbf"
+_INTEGER_DIGITS_MAX = 17  # 2**53-1 has 16 digits, and a sign
+_NUMBER_CHARS_MAX = 64  # a double's shortest form has at most 24
+# At most 15 significant digits survive a double and back (IEEE 754 binary64, C's DBL_DIG).
+_EXACT_CHARS_MAX = 16  # 15 digits and the point
+# SECURITY: the closing quote is optional and the quantifiers possessive, so that an unterminated
+# string is consumed once and text without an end costs linear, not quadratic, time.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+
+
+def loads(data: bytes, *, depth_max: int, members_max: int) -> JsonValue:
+    """Return the value that `data` spells, provided that every JSON reader would agree on it.
+
+    `depth_max` bounds nesting (a scalar has depth 0, `[]` has 1), `members_max` the array elements
+    and object members of the whole text. The caller bounds the length of `data`. Time is linear.
+
+    Raises `InvalidValueError` for anything else; its text never quotes the input.
+    """
+    text = _decode(data)
+    openings = data.count(b"[") + data.count(b"{")
+    commas = data.count(b",")
+    # Refuse before anything is built: each comma outside a string separates two members.
+    if commas > members_max and _STRING.sub(b"", data).count(b",") > members_max:
+        raise InvalidValueError("JSON has too many members")
+    value = _scan(text)
+    if openings > depth_max or openings + commas > members_max:
+        _check_shape(value, depth_max, members_max)
+    if "\\ud" in text or "\\uD" in text:
+        _check_surrogates(value)
+    return value
+
+
+def _decode(data: bytes) -> str:
+    if data.startswith(_BOM):
+        raise InvalidValueError("JSON starts with a byte order mark")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidValueError("JSON is not valid UTF-8") from error
+
+
+def _scan(text: str) -> JsonValue:
+    try:
+        value: JsonValue = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise InvalidValueError(f"not JSON at character {error.pos}") from error
+    except RecursionError as error:
+        raise InvalidValueError("JSON is nested too deep") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # RFC 8259 §4: with duplicate names, what a receiver does is unpredictable.
+        raise InvalidValueError("JSON object has a duplicate key")
+    return members
+
+
+def _integer(digits: str) -> int:
+    # SECURITY: the length goes first, int() is quadratic in it.
+    if len(digits) <= _INTEGER_DIGITS_MAX:
+        number = int(digits)
+        if -limits.JSON_INTEGER_MAX <= number <= limits.JSON_INTEGER_MAX:
+            return number
+    raise InvalidValueError("JSON integer is outside +-(2^53-1)")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if len(text) <= _EXACT_CHARS_MAX and "e" not in text and "E" not in text:
+        return number
+    if repr(number) != text and not _is_exact(text, number):
+        raise InvalidValueError("JSON number is not one a double holds")
+    return number
+
+
+def _is_exact(text: str, number: float) -> bool:
+    """Tell whether the shortest form of `number` has the same value as `text`."""
+    if len(text) > _NUMBER_CHARS_MAX or number in {float("inf"), float("-inf")}:
+        return False
+    if number == 0.0:  # underflow, unless every digit of the mantissa is zero
+        return not re.search("[1-9]", re.split("[eE]", text)[0])
+    return Decimal(text) == Decimal(repr(number))
+
+
+def _constant(_name: str) -> NoReturn:
+    raise InvalidValueError("JSON has no NaN or Infinity")
+
+
+def _check_shape(value: JsonValue, depth_max: int, members_max: int) -> None:
+    """Walk level by level and stop at the first bound exceeded."""
+    level: list[list[JsonValue] | dict[str, JsonValue]]
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    depth = members = 0
+    while level:
+        depth += 1
+        if depth > depth_max:
+            raise InvalidValueError("JSON is nested too deep")
+        below: list[list[JsonValue] | dict[str, JsonValue]] = []
+        for container in level:
+            members += len(container)
+            if members > members_max:
+                raise InvalidValueError("JSON has too many members")
+            items = container.values() if isinstance(container, dict) else container
+            below.extend([item for item in items if isinstance(item, _CONTAINERS)])
+        level = below
+
+
+def _check_surrogates(value: JsonValue) -> None:
+    # An unpaired `\ud800` decodes to a str that has no UTF-8 form (RFC 8259 §8.2), which is how
+    # we find it. Runs after the shape is known, so the encoder's recursion is bounded.
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidValueError("JSON string has a lone surrogate") from error
+    except RecursionError as error:
+        raise InvalidValueError("JSON is nested too deep") from error
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=_constant,
+)
