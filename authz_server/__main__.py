@@ -1,0 +1,6 @@
+"""`python -m authz_server`."""
+
+from authz_server.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The HTTP port for probes and scrapers: `/healthz`, `/readyz`, `/metrics`.
+
+It runs in threads of its own, so that a slow scraper never delays a decision, and so that a probe
+still gets an answer while the event loop waits for the disk.
+"""
+
+import http.server
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from authz_server.servers.addresses import ListenError
+
+_REQUEST_TIMEOUT_S: Final = 5.0  # for one idle or slow connection; probes take milliseconds
+_CONNECTIONS_MAX: Final = 32  # two probes and a few scrapers; the rest is closed unanswered
+_BACKLOG: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One answer."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+    @classmethod
+    def json(cls, status: HTTPStatus, document: Mapping[str, object]) -> "Page":
+        """Return `document` as a JSON page."""
+        body = json.dumps(document, indent=1).encode() + b"\n"
+        return cls(status=status, content_type="application/json", body=body)
+
+
+# Path -> what answers GET and HEAD. Called from any thread.
+Pages = Mapping[str, Callable[[], Page]]
+
+
+class AdminServer:
+    """Serves pages on one address until closed."""
+
+    def __init__(self, host: str, port: int, pages: Pages) -> None:
+        """Listen at once; raises `ListenError`. Port 0 picks a free one (see `port`)."""
+        try:
+            self._server = _Server(host, port, pages)
+        except OSError as error:
+            raise ListenError(f"cannot listen on http {host}:{port}: {error.strerror}") from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin-http"
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening; a request in progress is cut off."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """A threading server with a bounded number of connections."""
+
+    daemon_threads = True
+    block_on_close = False  # a client that holds its connection open must not hold up a drain
+    request_queue_size = _BACKLOG
+    allow_reuse_address = True
+
+    def __init__(self, host: str, port: int, pages: Pages) -> None:
+        self.pages = pages
+        self._slots = threading.BoundedSemaphore(_CONNECTIONS_MAX)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer.server_bind resolves its own name, which can take seconds without DNS.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def process_request(self, request: object, client_address: object) -> None:
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)  # type: ignore[arg-type]
+            return
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Drop a broken connection without a word: whoever it was knows."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = _REQUEST_TIMEOUT_S
+    server: _Server
+
+    def version_string(self) -> str:
+        return "authz-server"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log nothing: probes come every few seconds."""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _refuse(self) -> None:
+        self.close_connection = True  # its body, if any, is not read
+        self._send(_text(HTTPStatus.METHOD_NOT_ALLOWED), allow="GET, HEAD")
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+
+    def _answer(self) -> None:
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body would be read as the next request
+        page = self.server.pages.get(self.path.partition("?")[0])
+        self._send(page() if page is not None else _text(HTTPStatus.NOT_FOUND))
+
+    def _send(self, page: Page, allow: str | None = None) -> None:
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if allow is not None:
+            self.send_header("Allow", allow)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(page.body)
+
+
+def _text(status: HTTPStatus) -> Page:
+    body = f"{status.value} {status.phrase}\n".encode()
+    return Page(status=status, content_type="text/plain; charset=utf-8", body=body)
