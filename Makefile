@@ -46,7 +46,7 @@ test: setup ## every suite but the deep ones: unit, property, conformance, e2e, 
 	$(PYTEST) -m 'not deep' $(PYTEST_ARGS)
 
 test-deep: setup ## every suite with the long searches and soaks (an hour and more)
-	$(PYTEST) --timeout 3600 $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=deep $(PYTEST) --timeout 3600 $(PYTEST_ARGS)
 
 e2e: setup ## only the tests with the real Envoy
 	$(PYTEST) -m 'e2e and not deep' $(PYTEST_ARGS)

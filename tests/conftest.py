@@ -1,0 +1,24 @@
+"""What every suite shares: how hypothesis searches, and which marks a directory implies."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The quick profile is what `make test` runs. `deep` searches long enough to find rare inputs; it is
+# chosen by `HYPOTHESIS_PROFILE=deep`. Neither asserts on a time: a loaded machine is no defect.
+settings.register_profile(
+    "quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("deep", settings.get_profile("quick"), max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+_E2E = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in `e2e/`: it needs the real Envoy."""
+    for item in items:
+        if item.path.is_relative_to(_E2E):
+            item.add_marker(pytest.mark.e2e)
