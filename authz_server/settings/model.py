@@ -1,0 +1,272 @@
+"""The configuration as frozen types: every key of the YAML file with its default and bounds.
+
+A feature that the file can name but this version lacks is in the model and refused when it is
+asked for, never ignored: `only(...)` and `NOT_YET` mark each one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from authz_server.core import limits
+from authz_server.core.spiffe import TrustDomain
+from authz_server.settings.addresses import TcpAddress
+from authz_server.settings.values import (
+    NOT_YET,
+    ONE_OR_MORE,
+    Contradiction,
+    Domain,
+    FilePath,
+    GrpcListen,
+    HttpListen,
+    SqliteUrl,
+    Text,
+    WholeNumber,
+    WorkloadId,
+    WorkloadPattern,
+    only,
+    phrase,
+    refuse_all,
+)
+
+# A root grant lives minutes (draft-ietf-oauth-transaction-tokens); an hour is the most that an
+# operator may call minutes.
+ROOT_LIFETIME_S_MAX: Final = 3600
+APPROVAL_TTL_S_MAX: Final = 7 * 24 * 3600  # beyond a week nobody remembers what was approved
+
+Algorithm = Literal["ES256", "ES384", "PS256", "RS256", "EdDSA"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Listen(_Section):
+    """Where the server answers."""
+
+    grpc: Annotated[tuple[GrpcListen, ...], ONE_OR_MORE, Field(min_length=1)] = Field(
+        default=(TcpAddress("127.0.0.1", 9191),),
+        description="addresses of the ext_authz service: `host:port`, `unix:///path`, or a list",
+    )
+    http: HttpListen = Field(
+        default=TcpAddress("127.0.0.1", 9192),
+        description="address of `/healthz`, `/readyz` and `/metrics`",
+    )
+
+
+class Tls(_Section):
+    """How the gRPC listener proves itself and whom it admits."""
+
+    mode: Annotated[Literal["plaintext", "files", "workload_api"], only("plaintext")] = Field(
+        default="plaintext",
+        description="`plaintext` (loopback and Unix sockets only), `files` or `workload_api`",
+    )
+    allowed_clients: Annotated[tuple[WorkloadPattern, ...], NOT_YET] = Field(
+        default=(), description="SPIFFE IDs of the Envoys that may call"
+    )
+
+
+class TrustBundles(_Section):
+    """Whose X509-SVIDs are believed."""
+
+    source: Annotated[Literal["files", "workload_api"], only("files")] = Field(
+        default="files", description="where the bundles come from: `files` or `workload_api`"
+    )
+    files: Mapping[Domain, Annotated[tuple[FilePath, ...], ONE_OR_MORE, Field(min_length=1)]] = (
+        Field(default={}, description="PEM file, or a list of them, for each trust domain")
+    )
+    socket: Annotated[Text | None, NOT_YET] = Field(
+        default=None, description="Unix socket of the SPIFFE Workload API"
+    )
+
+
+class IdentitySettings(_Section):
+    """Who is known, and on what evidence."""
+
+    trust_bundles: TrustBundles = TrustBundles()
+    inventory: FilePath | None = Field(
+        default=None,
+        description="inventory file; required unless `identity.unregistered` is `allow`",
+    )
+    unregistered: Literal["deny", "allow"] = Field(
+        default="deny", description="what becomes of an identity that the inventory lacks"
+    )
+    trusted_proxies: Annotated[tuple[WorkloadId, ...], NOT_YET] = Field(
+        default=(), description="SPIFFE IDs whose `x-forwarded-client-cert` is believed"
+    )
+
+
+class IssuerSettings(_Section):
+    """One issuer that may mint root grants."""
+
+    issuer: Annotated[Text, Field(max_length=2048)] = Field(description="exact value of `iss`")
+    jwks_file: FilePath | None = Field(default=None, description="file with its public keys (JWKS)")
+    jwks_url: Annotated[Text | None, NOT_YET] = Field(
+        default=None, description="address of its public keys, instead of a file"
+    )
+    algorithms: Annotated[tuple[Algorithm, ...], ONE_OR_MORE, Field(min_length=1)] = Field(
+        default=("ES256",), description="signature algorithms it may use"
+    )
+    max_lifetime_s: Annotated[WholeNumber, Field(ge=1, le=ROOT_LIFETIME_S_MAX)] = Field(
+        default=300, description="longest lifetime of a root grant, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_keys(self) -> "IssuerSettings":
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise phrase("must have exactly one of `jwks_file` and `jwks_url`")
+        return self
+
+
+class DelegationLimits(_Section):
+    """How far a chain may reach. The defaults are the highest values possible."""
+
+    links_max: Annotated[WholeNumber, Field(ge=0, le=limits.LINKS_MAX)] = Field(
+        default=limits.LINKS_MAX, description="links after the root grant"
+    )
+    actors_max: Annotated[WholeNumber, Field(ge=1, le=limits.ACTORS_MAX)] = Field(
+        default=limits.ACTORS_MAX, description="actors in the whole chain"
+    )
+    total_bytes_max: Annotated[WholeNumber, Field(ge=1, le=limits.CHAIN_TOTAL_BYTES_MAX)] = Field(
+        default=limits.CHAIN_TOTAL_BYTES_MAX,
+        description="size of root and links together, in bytes",
+    )
+    skew_s: Annotated[WholeNumber, Field(ge=0, le=limits.CLOCK_SKEW_S)] = Field(
+        default=limits.CLOCK_SKEW_S, description="how far clocks may differ, in seconds"
+    )
+    link_lifetime_s_max: Annotated[WholeNumber, Field(ge=1, le=limits.LINK_LIFETIME_S_MAX)] = Field(
+        default=limits.LINK_LIFETIME_S_MAX, description="longest lifetime of a link, in seconds"
+    )
+
+
+class DelegationSettings(_Section):
+    """Which delegation chains are admitted."""
+
+    issuers: tuple[IssuerSettings, ...] = Field(
+        default=(), description="who may mint root grants; required while `require` is true"
+    )
+    delegator_trust_domains: tuple[Domain, ...] | None = Field(
+        default=None,
+        description="trust domains whose workloads may sign links; default: `trust_domain`",
+    )
+    require: bool = Field(
+        default=True,
+        description="whether a request needs a chain; a route may be stricter, never laxer",
+    )
+    limits: DelegationLimits = DelegationLimits()
+
+
+class Bundles(_Section):
+    """Where the policy bundles are."""
+
+    dir: FilePath = Field(
+        default=Path("casbin_models"),
+        validate_default=True,
+        description="directory; each direct sub-directory is one policy bundle",
+    )
+    mode: Mapping[Text, Annotated[Literal["enforce", "shadow"], only("enforce")]] = Field(
+        default={}, description="mode of a bundle: `enforce` (default) or `shadow`"
+    )
+
+
+class LedgerSettings(_Section):
+    """Where decisions are recorded."""
+
+    url: SqliteUrl = Field(
+        default="sqlite:///authz.db", validate_default=True, description="database of the ledger"
+    )
+    outbox: Annotated[FilePath | None, NOT_YET] = Field(
+        default=None, description="local outbox in front of a shared database"
+    )
+    mode: Annotated[Literal["durable", "async", "off"], only("durable", "off")] = Field(
+        default="durable",
+        description="`durable`: recorded before the answer leaves; `async`; `off`: not recorded",
+    )
+    retention_days: Annotated[WholeNumber | None, NOT_YET] = Field(
+        default=None, description="age at which records are removed, in days"
+    )
+
+
+class ApprovalSettings(_Section):
+    """How people answer escalations."""
+
+    ttl_s: Annotated[WholeNumber, Field(ge=1, le=APPROVAL_TTL_S_MAX)] = Field(
+        default=900, description="how long an access request and its approval live, in seconds"
+    )
+    single_use: bool = Field(default=True, description="whether an approval serves one request")
+    bind_txn: bool = Field(
+        default=False, description="whether an approval holds for one transaction only"
+    )
+    groups: Mapping[Text, tuple[Text, ...]] = Field(
+        default={}, description="approver groups and their members"
+    )
+
+
+class Settings(_Section):
+    """The whole configuration. `load_settings` reads it; nothing else reads the environment."""
+
+    trust_domain: Domain = Field(description="trust domain of this server, without scheme")
+    tls: Tls = Tls()
+    listen: Listen = Field(default=Listen(), validate_default=True)
+    identity: IdentitySettings = Field(default=IdentitySettings(), validate_default=True)
+    delegation: DelegationSettings = Field(default=DelegationSettings(), validate_default=True)
+    # Validated even if absent: their default paths are relative to the configuration file too.
+    bundles: Bundles = Field(default_factory=dict, validate_default=True)
+    ledger: LedgerSettings = Field(default_factory=dict, validate_default=True)
+    approvals: ApprovalSettings = ApprovalSettings()
+
+    # INVARIANT: a check of one section against another runs once both are sound; `info.data` lacks
+    # a section with faults of its own, which are reported instead.
+
+    @field_validator("listen")
+    @classmethod
+    def _plaintext_stays_local(cls, listen: Listen, info: ValidationInfo) -> Listen:
+        tls = info.data.get("tls")
+        if isinstance(tls, Tls) and tls.mode == "plaintext":
+            wrong = "must be loopback or a Unix socket while `tls.mode` is `plaintext`"
+            refuse_all([(("grpc", i), wrong) for i, a in enumerate(listen.grpc) if not a.is_local])
+        return listen
+
+    @field_validator("identity")
+    @classmethod
+    def _someone_is_known(
+        cls, identity: IdentitySettings, info: ValidationInfo
+    ) -> IdentitySettings:
+        found: list[Contradiction] = []
+        own = info.data.get("trust_domain")
+        if isinstance(own, TrustDomain) and own not in identity.trust_bundles.files:
+            found.append((("trust_bundles", "files"), f"must name a bundle for `{own}`"))
+        if identity.inventory is None and identity.unregistered == "deny":
+            found.append((("inventory",), "is required while `identity.unregistered` is `deny`"))
+        refuse_all(found)
+        return identity
+
+    @field_validator("delegation")
+    @classmethod
+    def _chains_can_be_proved(
+        cls, delegation: DelegationSettings, info: ValidationInfo
+    ) -> DelegationSettings:
+        found: list[Contradiction] = []
+        if delegation.require and not delegation.issuers:
+            found.append((("issuers",), "must name an issuer while `delegation.require` is true"))
+        names = [issuer.issuer for issuer in delegation.issuers]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                found.append((("issuers", index, "issuer"), "is listed twice"))
+        identity = info.data.get("identity")
+        if isinstance(identity, IdentitySettings):
+            for index, domain in enumerate(delegation.delegator_trust_domains or ()):
+                if domain not in identity.trust_bundles.files:
+                    wrong = "has no bundle in `identity.trust_bundles.files`"
+                    found.append((("delegator_trust_domains", index), wrong))
+        refuse_all(found)
+        return delegation

@@ -1,0 +1,121 @@
+"""The kinds of value a configuration holds, each parsed once from its text.
+
+A validator raises a *phrase*: the rest of a sentence that begins with the name of the key, so that
+`faults` can say "`ledger.url` must be …" wherever the value came from.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from authz_server.core.errors import InvalidValueError
+from authz_server.core.spiffe import SpiffeId, SpiffeIdPattern, TrustDomain
+from authz_server.settings.addresses import (
+    GrpcAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_grpc_address,
+)
+
+# Validation context: the directory that relative paths start from. Without it they stay as given.
+BASE_DIRECTORY: Final = "base_directory"
+
+# A path below the validated field, and the phrase that is wrong with it.
+Contradiction = tuple[tuple[str | int, ...], str]
+
+
+def phrase(text: str) -> PydanticCustomError:
+    """Return the fault that reads "`key` <text>"."""
+    return PydanticCustomError("phrase", "{phrase}", {"phrase": text})
+
+
+def refuse_all(found: Sequence[Contradiction]) -> None:
+    """Raise everything in `found` as one error, so that one validator can report many faults."""
+    if found:
+        raise PydanticCustomError("contradictions", "contradictions", {"found": tuple(found)})
+
+
+def only(*supported: str) -> AfterValidator:
+    """Refuse values that the file may name but this version does not have."""
+
+    def check(value: str) -> str:
+        if value not in supported:
+            raise phrase(f"is `{value}`, which is not supported by this version")
+        return value
+
+    return AfterValidator(check)
+
+
+def _not_yet(value: object) -> object:
+    if value is None or value == ():
+        return value
+    raise phrase("is not supported by this version")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise phrase("must be text")
+    if not value or not value.isprintable():
+        raise phrase("must be printable text, not empty")
+    return value
+
+
+def _whole_number(value: object) -> object:
+    # bool is an int to Python and to pydantic, not to an operator.
+    if isinstance(value, bool):
+        raise phrase("must be a whole number")
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _parsed(parse: Callable[[str], object], *kinds: type) -> PlainValidator:
+    def check(value: object) -> object:
+        if isinstance(value, kinds):
+            return value
+        text = _text(value)
+        try:
+            return parse(text)
+        except InvalidValueError as error:
+            raise phrase(f"is not valid: {error}") from error
+
+    return PlainValidator(check)
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    path = value if isinstance(value, Path) else Path(_text(value))
+    context: dict[str, Any] = info.context or {}
+    base = context.get(BASE_DIRECTORY)
+    # The parts are joined and not resolved: a symlink is followed anew at every load.
+    return base / path if isinstance(base, Path) else path
+
+
+def _sqlite_url(value: object, info: ValidationInfo) -> str:
+    scheme, separator, name = _text(value).partition(":///")
+    if scheme.partition("+")[0].partition(":")[0] != "sqlite":
+        raise phrase("is not a SQLite file; other databases are not supported by this version")
+    if not separator or name in {"", ":memory:"}:
+        raise phrase("must be `sqlite:///path`; a database in memory keeps no record")
+    path = str(_path(name, info))
+    if "?" in path or name.startswith("file:"):
+        raise phrase("must be `sqlite:///path` without options")
+    return f"{scheme}:///{path}"
+
+
+NOT_YET: Final = AfterValidator(_not_yet)
+ONE_OR_MORE: Final = BeforeValidator(_one_or_more)
+
+Text = Annotated[str, BeforeValidator(_text)]
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+FilePath = Annotated[Path, PlainValidator(_path)]
+SqliteUrl = Annotated[str, PlainValidator(_sqlite_url)]
+Domain = Annotated[TrustDomain, _parsed(TrustDomain.parse, TrustDomain)]
+WorkloadId = Annotated[SpiffeId, _parsed(SpiffeId.parse, SpiffeId)]
+WorkloadPattern = Annotated[SpiffeIdPattern, _parsed(SpiffeIdPattern.parse, SpiffeIdPattern)]
+GrpcListen = Annotated[GrpcAddress, _parsed(parse_grpc_address, TcpAddress, UnixAddress)]
+HttpListen = Annotated[TcpAddress, _parsed(TcpAddress.parse, TcpAddress)]
