@@ -97,8 +97,10 @@ def _set(value: YamlValue, path: Path, override: YamlValue) -> YamlValue:
 def reaches(value: YamlValue, path: Path) -> bool:
     """Tell whether `path` leads to a part of `value`."""
     for part in path:
-        try:
-            value = value[part]  # type: ignore[index, call-overload]
-        except (TypeError, LookupError):
+        if isinstance(value, dict) and isinstance(part, str) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
             return False
     return True
