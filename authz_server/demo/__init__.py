@@ -1,1 +1,1 @@
-"""."""
+"""A whole mesh on one machine: trust domain, tools, agents, their Envoys, and the PDP."""

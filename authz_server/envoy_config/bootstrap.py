@@ -1,5 +1,6 @@
 """Render a complete Envoy bootstrap for one or more enforcement points."""
 
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import yaml
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
 from authz_server.envoy_config import ext_authz
-from authz_server.envoy_config.address import Address, TcpAddress, UnixAddress
-from authz_server.envoy_config.enforcement_point import EnforcementPoint
+from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint
 from authz_server.envoy_config.listener import listener_tree, upstream_cluster_name
 from authz_server.envoy_config.tree import Tree, address_tree, typed
+from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 # Connections that a flood may hold open before Envoy refuses more; without a limit it warns.
 _CONNECTIONS_MAX = 10_000
@@ -68,7 +69,7 @@ def _clusters(point: EnforcementPoint) -> list[Tree]:
 
 
 def _cluster(name: str, address: Address, *, connect_timeout: str) -> Tree:
-    resolved = not isinstance(address, TcpAddress) or address.is_ip
+    resolved = isinstance(address, UnixAddress) or _is_ip(address.host)
     endpoint = {"endpoint": {"address": _endpoint_address(address)}}
     return {
         "name": name,
@@ -81,10 +82,18 @@ def _cluster(name: str, address: Address, *, connect_timeout: str) -> Tree:
     }
 
 
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _endpoint_address(address: Address) -> Tree:
-    if isinstance(address, UnixAddress):
-        return {"pipe": {"path": str(address.path)}}
-    return address_tree(address)
+    if isinstance(address, TcpAddress):
+        return address_tree(address)
+    return {"pipe": {"path": str(address.path)}}
 
 
 def _http2() -> Tree:

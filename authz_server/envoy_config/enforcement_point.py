@@ -13,10 +13,15 @@ from types import MappingProxyType
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
 from authz_server.core.spiffe import SpiffeId
-from authz_server.envoy_config.address import Address
+from authz_server.settings.addresses import TcpAddress, UnixAddress
+
+Address = TcpAddress | UnixAddress
 
 # Envoy's default is 200 ms. SECURITY: `0s` means no limit at all since 1.38, so never zero.
 PDP_TIMEOUT_S = 0.25
+
+# The bundle of a check that names none (`core.request.RouteContext`).
+TCP_BUNDLE = "default"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62})")
 
@@ -72,10 +77,16 @@ class EnforcementPoint:
             raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
 
     def _check_tcp(self) -> None:
-        if self.domains:
-            raise InvalidValueError(f"point `{self.name}` is TCP: it cannot see a host name")
-        if self.require_delegation or self.strip_delegation:
-            raise InvalidValueError(f"point `{self.name}` is TCP: it cannot carry a delegation")
+        if self.domains or self.require_delegation or self.strip_delegation:
+            raise InvalidValueError(
+                f"point `{self.name}` is TCP: a connection has no host name and no delegation"
+            )
+        if self.bundle != TCP_BUNDLE or self.resource or self.audience or self.labels:
+            # Envoy's network filter sends no context extensions (it has no such field).
+            raise InvalidValueError(
+                f"point `{self.name}` is TCP: the PDP is told no more than addresses and "
+                f"certificates, and judges by the bundle `{TCP_BUNDLE}`"
+            )
 
     @property
     def context_extensions(self) -> dict[str, str]:

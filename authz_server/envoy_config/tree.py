@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from authz_server.envoy_config.address import Address, TcpAddress
+from authz_server.envoy_config.enforcement_point import Address
+from authz_server.settings.addresses import TcpAddress
 
 # Rendered rather than built from `envoy_data_plane` messages: version 2.2 lacks fields that the
 # binary has and we set (MCP filter 9-11), and would drop them without a word. The real binary

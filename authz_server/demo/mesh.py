@@ -1,0 +1,215 @@
+"""Start a whole mesh on this machine, and stop it: services, an Envoy before each, and the PDP.
+
+    with Mesh.start(directory, plan) as mesh:
+        outcome = await mesh.agent("/agent/research").perform(call, headers)
+        assert mesh.visits("crm") == []
+
+Nothing here decides anything; it is the plumbing that an operator's platform would provide.
+"""
+
+import http.client
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+from authz_server.demo.agent_calls import AgentRuntime
+from authz_server.demo.credentials import Credentials
+from authz_server.demo.layout import Layout, make_layout
+from authz_server.demo.mesh_client import Endpoint
+from authz_server.demo.pdp_files import HTTP_PORT, PDP_SOCKET, write_pdp_files
+from authz_server.demo.plan import MeshPlan, Service
+from authz_server.demo.processes import ChildProcess, ProcessGroup
+from authz_server.demo.services.journal import Visit, read_journal
+from authz_server.envoy_config.binary import envoy_binary
+from authz_server.envoy_config.bootstrap import render_bootstrap
+from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
+from authz_server.settings.addresses import TcpAddress, UnixAddress
+
+_FIRST_PORT = 10_443
+# Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
+_PDP_TIMEOUT_S = 2.0
+
+
+class Mesh:
+    """A running mesh. Made by `Mesh.start` only."""
+
+    def __init__(
+        self, layout: Layout, plan: MeshPlan, credentials: Credentials, processes: ProcessGroup
+    ) -> None:
+        self.layout = layout
+        self.plan = plan
+        self.credentials = credentials
+        self._processes = processes
+        self._pdp: ChildProcess | None = None
+
+    @classmethod
+    @contextmanager
+    def start(
+        cls,
+        root: Path,
+        plan: MeshPlan,
+        *,
+        progress: Callable[[str], None] = lambda _line: None,
+    ) -> Iterator["Mesh"]:
+        """Start everything `plan` names below directory `root`, and stop it at the end.
+
+        `progress` is told what is being waited for. Raises `ProcessFailedError` with the log of
+        the part that failed, and `EnvoyMissingError`.
+        """
+        envoy = envoy_binary()
+        with make_layout(root) as layout, ProcessGroup(layout.logs) as processes:
+            mesh = cls(layout, plan, Credentials.make(plan.trust_domain), processes)
+            progress("issuing X509-SVIDs and writing configuration")
+            mesh._write_files()
+            progress("starting the PDP, the services and an Envoy before each")
+            started = [mesh._start_envoy(envoy, service) for service in plan.services]
+            mesh.start_pdp()
+            started += [mesh._start_service(service) for service in plan.services]
+            for wait in started:
+                wait()
+            mesh.await_pdp()
+            yield mesh
+
+    def agent(self, workload: str) -> AgentRuntime:
+        """Return the means of acting as the workload at path `workload`, registered or not."""
+        return AgentRuntime(self._svid(workload), self.layout.services)
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Return where the Envoy in front of service `name` listens."""
+        return self.layout.services.find(self.service(name).host)
+
+    def service(self, name: str) -> Service:
+        """Return the service of that name."""
+        return next(service for service in self.plan.services if service.name == name)
+
+    def visits(self, name: str) -> list[Visit]:
+        """Return every request that reached service `name`, oldest first."""
+        return read_journal(self.layout.journal(name))
+
+    # --- the PDP -------------------------------------------------------------------------------
+
+    def start_pdp(self) -> None:
+        """Start the PDP; `await_pdp` waits until it answers."""
+        argv = [sys.executable, "-m", "authz_server", "serve", "--config"]
+        self._pdp = self._processes.start("pdp", [*argv, self.layout.configuration])
+
+    def await_pdp(self) -> None:
+        """Return once the PDP says that it is ready."""
+        assert self._pdp is not None, "start_pdp comes first"
+        self._pdp.wait_until(lambda: self.pdp_page("/readyz")[0] == 200, what="readiness")
+
+    def kill_pdp(self) -> None:
+        """End the PDP at once, without a chance to answer what it is working on."""
+        assert self._pdp is not None, "start_pdp comes first"
+        self._pdp.kill()
+
+    def pdp_page(self, path: str) -> tuple[int, str]:
+        """Return status and body of a page of the PDP's HTTP port; status 0 if nobody answers."""
+        connection = http.client.HTTPConnection(self.layout.loopback, HTTP_PORT, timeout=2.0)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _write_files(self) -> None:
+        write_pdp_files(
+            self.layout,
+            self.plan,
+            trust_bundle=self.credentials.trust_bundle,
+            issuer=self.credentials.issuer,
+            jwks=self.credentials.jwks,
+        )
+        for service in self.plan.services:
+            self._svid(service.workload)
+            bootstrap = render_bootstrap(
+                [self._point(service)],
+                node=f"envoy-{service.name}",
+                admin_socket=self.layout.socket(f"admin-{service.name}"),
+            )
+            self.layout.envoy(service.name).write_text(bootstrap)
+        self.layout.services.publish(
+            {service.host: self._endpoint(service) for service in self.plan.services}
+        )
+
+    def _svid(self, workload: str) -> Path:
+        directory = self.layout.svid(workload)
+        if not directory.exists():
+            self.credentials.write_svid(self.plan.spiffe_id(workload), directory)
+        return directory
+
+    def _endpoint(self, service: Service) -> Endpoint:
+        return Endpoint(
+            host=self.layout.loopback,
+            port=_FIRST_PORT + self.plan.services.index(service),
+            spiffe_id=str(self.plan.spiffe_id(service.workload)),
+        )
+
+    def _point(self, service: Service) -> EnforcementPoint:
+        """Return the enforcement point of `service`; it proves itself as the service it guards."""
+        endpoint, svid = self._endpoint(service), self.layout.svid(service.workload)
+        return EnforcementPoint(
+            name=service.name,
+            listen=TcpAddress(endpoint.host, endpoint.port),
+            upstream=UnixAddress(self.layout.socket(service.name)),
+            protocol=service.protocol,
+            workload_id=self.plan.spiffe_id(service.workload),
+            audience=service.audience,
+            bundle=service.bundle,
+            resource=service.resource,
+            labels=service.labels,
+            domains=(service.host,),
+            strip_delegation=service.strip_delegation,
+            pdp=UnixAddress(self.layout.socket(PDP_SOCKET)),
+            pdp_timeout_s=_PDP_TIMEOUT_S,
+            svid=SvidFiles(
+                certificate=svid / "svid.pem",
+                private_key=svid / "svid.key",
+                trust_bundle=svid / "bundle.pem",
+            ),
+            access_log=self.layout.access_log(service.name),
+        )
+
+    def _start_envoy(self, envoy: Path, service: Service) -> Callable[[], None]:
+        name = f"envoy-{service.name}"
+        argv: list[str | Path] = [envoy, "--config-path", self.layout.envoy(service.name)]
+        # Hot restart shares memory between Envoys of one machine; these have nothing to share.
+        argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+        child = self._processes.start(name, argv)
+        admin = self.layout.socket(f"admin-{service.name}")
+        return lambda: child.wait_until(lambda: _envoy_ready(admin), what="readiness")
+
+    def _start_service(self, service: Service) -> Callable[[], None]:
+        path = self.layout.socket(service.name)
+        argv: Sequence[str | Path] = [
+            *(sys.executable, "-m", service.module),
+            *("--socket", path),
+            *("--journal", self.layout.journal(service.name)),
+            *("--svid", self.layout.svid(service.workload)),
+            *("--directory", self.layout.services.path),
+        ]
+        child = self._processes.start(service.name, argv)
+        return lambda: child.wait_until(lambda: _listens(path), what="listening")
+
+
+def _envoy_ready(admin: Path) -> bool:
+    """Tell whether Envoy has bound its listeners."""
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(admin))) as client:
+            return client.get("http://admin/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0

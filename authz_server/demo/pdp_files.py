@@ -1,0 +1,69 @@
+"""Write everything the PDP reads: configuration, inventory, keys and policy bundles."""
+
+import json
+import shutil
+from collections.abc import Mapping
+
+import yaml
+
+from authz_server.demo.layout import Layout
+from authz_server.demo.plan import MeshPlan, Party
+
+PDP_SOCKET = "pdp"
+HTTP_PORT = 9192
+
+
+def write_pdp_files(
+    layout: Layout, plan: MeshPlan, *, trust_bundle: bytes, issuer: str, jwks: Mapping[str, object]
+) -> None:
+    """Write the files below `layout.pdp`.
+
+    `trust_bundle` is the trust domain's PEM, `issuer` and `jwks` the STS that may mint roots.
+    """
+    (layout.pdp / "trust.pem").write_bytes(trust_bundle)
+    (layout.pdp / "sts.jwks.json").write_text(json.dumps(jwks))
+    (layout.pdp / "identities.yaml").write_text(
+        yaml.safe_dump({"identities": [_entry(party) for party in plan.parties]}, sort_keys=False)
+    )
+    shutil.copytree(plan.bundles, layout.bundles, dirs_exist_ok=True)
+    layout.configuration.write_text(
+        yaml.safe_dump(_configuration(layout, plan, issuer), sort_keys=False)
+    )
+
+
+def _configuration(layout: Layout, plan: MeshPlan, issuer: str) -> dict[str, object]:
+    return {
+        "trust_domain": str(plan.trust_domain),
+        "listen": {
+            "grpc": f"unix://{layout.socket(PDP_SOCKET)}",
+            "http": f"{layout.loopback}:{HTTP_PORT}",
+        },
+        "identity": {
+            "trust_bundles": {"source": "files", "files": {str(plan.trust_domain): "trust.pem"}},
+            "inventory": "identities.yaml",
+            "unregistered": "deny",
+        },
+        "delegation": {
+            "issuers": [
+                {
+                    "issuer": issuer,
+                    "jwks_file": "sts.jwks.json",
+                    "algorithms": ["ES256"],
+                    "max_lifetime_s": 300,
+                }
+            ],
+            "delegator_trust_domains": [str(plan.trust_domain)],
+            "require": True,
+        },
+        "bundles": {"dir": "bundles"},
+        "ledger": {"url": "sqlite:///authz.db", "mode": "durable"},
+        "approvals": {
+            "ttl_s": 900,
+            "groups": {group: list(people) for group, people in plan.approvers.items()},
+        },
+    }
+
+
+def _entry(party: Party) -> dict[str, object]:
+    optional = {"owner": party.owner, "purpose": party.purpose, "labels": dict(party.labels)}
+    return {"id": party.id, "kind": str(party.kind)} | {k: v for k, v in optional.items() if v}

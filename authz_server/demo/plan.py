@@ -1,0 +1,59 @@
+"""What a mesh consists of, as data: services, identities, policies and approvers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from authz_server.core.attributes import Kind, Protocol
+from authz_server.core.spiffe import SpiffeId, TrustDomain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A workload that others call, always through its own Envoy.
+
+    `module` is the Python module that serves it (see `services.serving`), `workload` the path of
+    its SPIFFE ID, `host` its name in the mesh. A delegation link must name `https://<host>`.
+    """
+
+    name: str
+    module: str
+    workload: str
+    host: str
+    bundle: str
+    protocol: Protocol = Protocol.HTTP
+    resource: str | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    strip_delegation: bool = False
+
+    @property
+    def audience(self) -> str:
+        """What a delegation link must name to be used here."""
+        return f"https://{self.host}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """One entry of the identity inventory. `id` is a SPIFFE ID, or a person's name."""
+
+    id: str
+    kind: Kind
+    owner: str | None = None
+    purpose: str | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshPlan:
+    """A mesh to start. `bundles` is copied, so that a running mesh's policy can be edited."""
+
+    trust_domain: TrustDomain
+    services: tuple[Service, ...]
+    parties: tuple[Party, ...]
+    bundles: Path
+    approvers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def spiffe_id(self, path: str) -> SpiffeId:
+        """Return the SPIFFE ID of the workload at `path`, such as `/agent/research`."""
+        return SpiffeId.parse(self.trust_domain.uri + path)

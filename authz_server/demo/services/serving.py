@@ -1,0 +1,45 @@
+"""Serve an application on a Unix socket that only its Envoy, and nobody on the network, reaches."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from authz_server.demo.services.journal import Journal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """The command line every service takes.
+
+    `svid` is the directory with the service's own `svid.pem`, `svid.key` and `bundle.pem`, and
+    `directory` the service directory (`mesh_client.ServiceDirectory`), for those that call others.
+    """
+
+    socket: Path
+    journal: Path
+    svid: Path
+    directory: Path
+
+
+def run(application: Callable[[Arguments], ASGIApp]) -> None:
+    """Serve the application built from the command line until SIGTERM."""
+    arguments = _parse()
+    uvicorn.run(
+        Journal(application(arguments), arguments.journal),
+        uds=str(arguments.socket),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+
+
+def _parse() -> Arguments:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("socket", "journal", "svid", "directory"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    return Arguments(**vars(parser.parse_args()))
