@@ -7,7 +7,7 @@ variable that sets nothing instead of overlooking a misspelt one.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -97,10 +97,13 @@ def _set(value: YamlValue, path: Path, override: YamlValue) -> YamlValue:
 def reaches(value: YamlValue, path: Path) -> bool:
     """Tell whether `path` leads to a part of `value`."""
     for part in path:
-        if isinstance(value, dict) and isinstance(part, str) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
+        if isinstance(value, dict) and isinstance(part, str):
+            items: Sequence[YamlValue] = [value[part]] if part in value else []
+        elif isinstance(value, list) and isinstance(part, int):
+            items = value[part : part + 1]
         else:
+            items = []
+        if not items:
             return False
+        value = items[0]
     return True
