@@ -21,6 +21,15 @@ _HOPS_MAX: Final = 2**31 - 1
 _SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validity:
+    """When a token counts, in Unix seconds. `not_before` is the later of `iat` and `nbf`."""
+
+    issued_at: int
+    not_before: int
+    expires_at: int
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """The members of one JSON object, read by name and type."""
@@ -48,6 +57,22 @@ class Claims:
     def optional_time(self, name: str) -> int | None:
         """Return a time as `time` does, or None when the claim is absent."""
         return self.time(name) if name in self.members else None
+
+    def validity(self, lifetime_s_max: int) -> "Validity":
+        """Return the period spelled by mandatory `iat` and `exp` and optional `nbf`.
+
+        Raises `RequestFault`: `MALFORMED_TOKEN` when `exp` is not after `iat`,
+        `LIFETIME_TOO_LONG` when it is more than `lifetime_s_max` after it.
+        """
+        issued_at, expires_at = self.time("iat"), self.time("exp")
+        if expires_at <= issued_at:
+            raise _fault("exp", "is not after `iat`")
+        if expires_at - issued_at > lifetime_s_max:
+            raise RequestFault(
+                Reason.LIFETIME_TOO_LONG, f"token lives longer than {lifetime_s_max} s"
+            )
+        not_before = max(issued_at, self.optional_time("nbf") or 0)
+        return Validity(issued_at=issued_at, not_before=not_before, expires_at=expires_at)
 
     def hops(self) -> int:
         """Return `dlg`, how many more hops are allowed; absent means none."""

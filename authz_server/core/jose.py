@@ -39,6 +39,7 @@ JWKS_BYTES_MAX: Final = 256 * 1024  # the largest public OIDC key sets are under
 _JWKS_KEYS_MAX = 128
 _KEY_ID_CHARS_MAX = 256
 _TOKEN_MEMBERS_MAX = 1024  # a 4 KiB token cannot hold more that make sense
+_KEY_TYPES = (("EC", "P-256"), ("EC", "P-384"), ("RSA", None), ("OKP", "Ed25519"))
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1: members that only a private or symmetric key has.
 _SECRET_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
@@ -177,8 +178,7 @@ def _is_for_verification(jwk: Mapping[str, JsonValue]) -> bool:
         return False
     if jwk.get("alg", "ES256") not in ALGORITHMS:  # RFC 7517 §4.4
         return False
-    known = {"EC": {"P-256", "P-384"}, "RSA": {None}, "OKP": {"Ed25519"}}
-    return jwk.get("crv") in known.get(str(jwk.get("kty")), set())
+    return (jwk.get("kty"), jwk.get("crv")) in _KEY_TYPES
 
 
 def _key_id(jwk: Mapping[str, JsonValue], position: int) -> str:

@@ -1,0 +1,91 @@
+"""Remember verified chains: a chain seen before costs a look-up instead of signatures.
+
+An agent presents the same bytes with each call it makes, so most chains are warm. Only proofs are
+kept, never denials: a key that arrives later must be able to heal a chain.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from datetime import datetime
+from typing import Final
+
+from authz_server.core import delegation, limits
+from authz_server.core.chain import DelegationPolicy, PresentedChain, VerifiedChain
+from authz_server.core.spiffe import TrustDomain
+from authz_server.core.trust import TrustMaterial
+
+# SECURITY: all that a verdict of `delegation.verify` depends on besides the time. A new trust
+# revision, or a stricter policy, never meets a proof made under the old one.
+_Key = tuple[bytes, str, DelegationPolicy, TrustDomain]
+# What an entry holds beyond the token text it came from; measured, see `_cost`.
+_ENTRY_BYTES: Final = 2048
+
+
+class ChainCache:
+    """A bounded, thread-safe, least-recently-used map from exact token bytes to verified chains."""
+
+    def __init__(
+        self,
+        entries_max: int = limits.CHAIN_CACHE_ENTRIES_MAX,
+        bytes_max: int = limits.CHAIN_CACHE_BYTES_MAX,
+    ) -> None:
+        self._entries_max = entries_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._chains: OrderedDict[_Key, tuple[VerifiedChain, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._chains)
+
+    def verify(
+        self,
+        presented: PresentedChain,
+        *,
+        trust: TrustMaterial,
+        policy: DelegationPolicy,
+        trust_domain: TrustDomain,
+        now: datetime,
+    ) -> VerifiedChain:
+        """Do what `delegation.verify` does, from memory where these bytes were proved before.
+
+        Raises `RequestFault` as `delegation.verify` does.
+        """
+        key = (_digest(presented), trust.revision, policy, trust_domain)
+        with self._lock:
+            found = self._chains.get(key)
+            if found is not None:
+                self._chains.move_to_end(key)
+        if found is not None:
+            delegation.check_times(found[0], policy, now)
+            return found[0]
+        chain = delegation.verify(
+            presented, trust=trust, policy=policy, trust_domain=trust_domain, now=now
+        )
+        self._keep(key, chain, _cost(presented))
+        return chain
+
+    def _keep(self, key: _Key, chain: VerifiedChain, cost: int) -> None:
+        with self._lock:
+            if key in self._chains:  # another thread proved the same chain meanwhile
+                return
+            self._chains[key] = (chain, cost)
+            self._bytes += cost
+            while len(self._chains) > self._entries_max or self._bytes > self._bytes_max:
+                _, (_, freed) = self._chains.popitem(last=False)
+                self._bytes -= freed
+
+
+def _digest(presented: PresentedChain) -> bytes:
+    # SECURITY: each token is hashed by itself, so no two ways to cut one text into tokens collide.
+    digest = hashlib.sha256()
+    for token in (presented.root, *presented.links):
+        digest.update(len(token).to_bytes(4, "big"))
+        digest.update(token.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _cost(presented: PresentedChain) -> int:
+    tokens = (presented.root, *presented.links)
+    return sum(len(token) for token in tokens) + _ENTRY_BYTES * len(tokens)
