@@ -1,0 +1,260 @@
+"""The human answers: who may approve or reject an escalated action, and when.
+
+Separation of duties, checked on every answer: the approver belongs to the request's approver
+group, and is neither its subject, nor its caller, nor any actor of its chain. An answer is one
+conditional UPDATE, so that of two approvers answering at once exactly one is heard.
+"""
+
+import json
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Final, Self
+
+from sqlalchemy import Connection, RowMapping, select, update
+
+from authz_server.core.errors import AuthzError, LedgerError
+from authz_server.ledger.database import (
+    PATIENT_BUSY_TIMEOUT_MS,
+    Access,
+    converted,
+    open_engine,
+    sqlite_path,
+    transaction,
+)
+from authz_server.ledger.printable import printable
+from authz_server.ledger.query import begins_with, the_one
+from authz_server.ledger.record import column_text, from_unix_us, unix_us
+from authz_server.ledger.schema import approvals, check
+
+ApproverGroups = Mapping[str, Collection[str]]
+
+
+class ApprovalStatus(StrEnum):
+    """Where an approval stands; see `settlement` for how it moves."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    CONSUMED = "consumed"
+    EXPIRED = "expired"
+
+
+class Refusal(StrEnum):
+    """Why an answer was not accepted."""
+
+    NOT_PENDING = "not_pending"
+    EXPIRED = "expired"
+    UNKNOWN_GROUP = "unknown_group"
+    NOT_A_MEMBER = "not_a_member"
+    PARTY_TO_REQUEST = "party_to_request"
+
+
+class ApprovalRefused(AuthzError):
+    """An answer was not accepted; the message is one sentence for the person who gave it."""
+
+    def __init__(self, refusal: Refusal, sentence: str) -> None:
+        super().__init__(sentence)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequest:
+    """One question and, if there is one, its answer. Texts are printable; actors root first."""
+
+    id: str
+    status: ApprovalStatus
+    approver_group: str
+    subject: str | None
+    principal: str | None
+    actors: tuple[str, ...]
+    purpose: str | None
+    action: str
+    resource: str
+    args_sha256: str | None
+    bundle: str | None
+    rules: str
+    owner: str | None
+    requested_at: datetime
+    expires_at: datetime
+    decided_at: datetime | None
+    approver: str | None
+    reject_reason: str | None
+    consumed_by: str | None
+    first_decision_id: str
+
+    @property
+    def parties(self) -> frozenset[str]:
+        """Everyone who takes part in the request and so may not answer it."""
+        return frozenset(filter(None, (self.subject, self.principal, *self.actors)))
+
+
+class Approvals:
+    """Lists and answers what escalations ask, on the ledger a server writes."""
+
+    def __init__(self, path: Path, groups: ApproverGroups) -> None:
+        self._path = path
+        self._groups = groups
+        self._reading = open_engine(path, Access.READ, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS)
+        self._writing = open_engine(path, Access.WRITE, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS)
+
+    @classmethod
+    def open(cls, url: str, *, groups: ApproverGroups) -> Self:
+        """Open the ledger at `url`, which must exist. `groups`: approver group to its members.
+
+        Raises `LedgerError`.
+        """
+        opened = cls(sqlite_path(url), groups)
+        with converted("read the ledger"):
+            if not opened._path.exists():
+                raise LedgerError(f"`{opened._path}` does not exist; name the file the server uses")
+            with transaction(opened._reading) as connection:
+                check(connection)
+        return opened
+
+    def list(
+        self, *, now: datetime, status: ApprovalStatus | None = None, limit: int = 100
+    ) -> Sequence[ApprovalRequest]:
+        """Return the newest requests, newest first. A passed deadline counts as expired."""
+        statement = _REQUESTS.order_by(approvals.c.requested_at_us.desc(), approvals.c.id)
+        with converted("read the ledger"), transaction(self._reading) as connection:
+            requests = (_request(row, now) for row in connection.execute(statement).mappings())
+            wanted = (one for one in requests if status is None or one.status is status)
+            return list(islice(wanted, limit))
+
+    def show(self, beginning: str, *, now: datetime) -> ApprovalRequest:
+        """Return the one request whose id is, or begins with, `beginning`.
+
+        Raises `LookupFault` and `LedgerError`.
+        """
+        with converted("read the ledger"), transaction(self._reading) as connection:
+            return _find(connection, beginning, now)
+
+    def approve(self, beginning: str, *, approver: str, now: datetime) -> ApprovalRequest:
+        """Approve a pending request as `approver`; it may now be used until its deadline.
+
+        Raises `ApprovalRefused`, `LookupFault` and `LedgerError`.
+        """
+        return self._answer(beginning, ApprovalStatus.APPROVED, approver, None, now)
+
+    def reject(
+        self, beginning: str, *, approver: str, reason: str, now: datetime
+    ) -> ApprovalRequest:
+        """Reject a pending request as `approver`; nobody is asked again before its deadline.
+
+        Raises `ApprovalRefused`, `LookupFault` and `LedgerError`.
+        """
+        return self._answer(beginning, ApprovalStatus.REJECTED, approver, reason, now)
+
+    def _answer(
+        self,
+        beginning: str,
+        answer: ApprovalStatus,
+        approver: str,
+        reject_reason: str | None,
+        now: datetime,
+    ) -> ApprovalRequest:
+        with converted("write the ledger"), transaction(self._writing) as connection:
+            request = _find(connection, beginning, now)
+            self._check_open(request)
+            self._check_entitled(request, approver)
+            # INVARIANT: the condition repeats what was checked, so that it also holds where two
+            # transactions may run at once.
+            result = connection.execute(
+                update(approvals)
+                .where(
+                    approvals.c.id == request.id,
+                    approvals.c.status == ApprovalStatus.PENDING.value,
+                    approvals.c.expires_at_us > unix_us(now),
+                )
+                .values(
+                    status=answer.value,
+                    approver=approver,
+                    decided_at_us=unix_us(now),
+                    reject_reason=column_text(reject_reason) if reject_reason else None,
+                )
+            )
+            if result.rowcount != 1:
+                raise ApprovalRefused(Refusal.NOT_PENDING, "someone else answered just now")
+            return _find(connection, request.id, now)
+
+    def _check_open(self, request: ApprovalRequest) -> None:
+        if request.status is ApprovalStatus.EXPIRED:
+            raise ApprovalRefused(
+                Refusal.EXPIRED,
+                f"approval {request.id} expired; the agent's next attempt asks anew",
+            )
+        if request.status is not ApprovalStatus.PENDING:
+            by = f" by {request.approver}" if request.approver else ""
+            raise ApprovalRefused(
+                Refusal.NOT_PENDING, f"approval {request.id} is already {request.status}{by}"
+            )
+
+    def _check_entitled(self, request: ApprovalRequest, approver: str) -> None:
+        """Hold the approver to the group and away from the request's own parties."""
+        group = request.approver_group
+        if group not in self._groups:
+            raise ApprovalRefused(
+                Refusal.UNKNOWN_GROUP,
+                f"approver group `{group}` is not configured; "
+                "name its members under `approvals.groups`",
+            )
+        if approver not in self._groups[group]:
+            raise ApprovalRefused(
+                Refusal.NOT_A_MEMBER, f"`{printable(approver)}` is not in approver group `{group}`"
+            )
+        # SECURITY: an issuer may spell a subject in another case than the group does. A spelling
+        # must not let someone approve what is done in their own name.
+        if _folded(approver) in set(map(_folded, request.parties)):
+            raise ApprovalRefused(
+                Refusal.PARTY_TO_REQUEST,
+                f"`{printable(approver)}` takes part in this request; someone else must answer it",
+            )
+
+
+_REQUESTS: Final = select(approvals)
+
+
+def _find(connection: Connection, beginning: str, now: datetime) -> ApprovalRequest:
+    statement = _REQUESTS.where(begins_with(approvals.c.id, beginning)).limit(2)
+    return _request(
+        the_one(connection.execute(statement).mappings().all(), "approval", beginning), now
+    )
+
+
+def _request(row: RowMapping, now: datetime) -> ApprovalRequest:
+    status = ApprovalStatus(row["status"])
+    if status in {ApprovalStatus.PENDING, ApprovalStatus.APPROVED} and (
+        row["expires_at_us"] <= unix_us(now)
+    ):
+        status = ApprovalStatus.EXPIRED
+    return ApprovalRequest(
+        id=row["id"],
+        status=status,
+        approver_group=row["approver_group"],
+        subject=row["subject"],
+        principal=row["principal"],
+        actors=tuple(json.loads(row["actors"])),
+        purpose=row["purpose"],
+        action=row["action"],
+        resource=row["resource"],
+        args_sha256=row["args_sha256"],
+        bundle=row["bundle"],
+        rules=row["rules"],
+        owner=row["owner"],
+        requested_at=from_unix_us(row["requested_at_us"]),
+        expires_at=from_unix_us(row["expires_at_us"]),
+        decided_at=None if row["decided_at_us"] is None else from_unix_us(row["decided_at_us"]),
+        approver=row["approver"],
+        reject_reason=row["reject_reason"],
+        consumed_by=row["consumed_by"],
+        first_decision_id=row["first_decision_id"],
+    )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()

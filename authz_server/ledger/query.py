@@ -1,0 +1,208 @@
+"""Reading the ledger: one decision by its id, or the newest that match a filter."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    and_,
+    select,
+    tuple_,
+)
+
+from authz_server.core.decision import Verdict
+from authz_server.core.errors import AuthzError, LedgerError, Reason
+from authz_server.ledger.database import (
+    PATIENT_BUSY_TIMEOUT_MS,
+    Access,
+    converted,
+    open_engine,
+    sqlite_path,
+    transaction,
+)
+from authz_server.ledger.printable import printable
+from authz_server.ledger.record import column_text, unix_us
+from authz_server.ledger.schema import check, decision_terms, decisions
+
+# Each page is a read of its own: a long listing holds no snapshot that would keep the log growing.
+_PAGE_ROWS: Final = 256
+_LAST_CHARACTER: Final = "\U0010ffff"
+
+_T = TypeVar("_T")
+_Clock = tuple[ColumnElement[int], ColumnElement[int]]
+
+
+class _Found(NamedTuple):
+    """One row, in the order of `_RECORDS`."""
+
+    seq: int
+    decision_id: str
+    time_us: int
+    record: str
+
+
+_RECORDS: Final = select(*(decisions.c[name] for name in _Found._fields))
+
+
+class LookupFault(AuthzError):
+    """An id, or the beginning of one, names nothing or more than one thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDecision:
+    """One row as read back. `document` is the decision JSON of `core.record.decision_json`."""
+
+    seq: int
+    decision_id: str
+    document: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFilter:
+    """What to list; every given member must match.
+
+    `since` is inclusive, `until` exclusive. A text that ends in `*` matches by its beginning.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    verdict: Verdict | None = None
+    reason: Reason | None = None
+    subject: str | None = None
+    actor: str | None = None
+    principal: str | None = None
+    resource: str | None = None
+    rule: str | None = None
+    txn: str | None = None
+    bundle: str | None = None
+    limit: int | None = None
+
+
+class LedgerReader:
+    """Reads a ledger that another process may be writing; opens the file anew for each read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine: Engine = open_engine(
+            path, Access.READ, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS
+        )
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Return a reader of the ledger at `url`, which must exist. Raises `LedgerError`."""
+        reader = cls(sqlite_path(url))
+        with converted("read the ledger"), reader._transaction() as connection:
+            check(connection)
+        return reader
+
+    def get(self, decision_id: str) -> StoredDecision | None:
+        """Return the record of exactly `decision_id`, or None. Raises `LedgerError`."""
+        found = self._fetch(_RECORDS.where(decisions.c.decision_id == decision_id))
+        return _stored(found[0]) if found else None
+
+    def find(self, beginning: str) -> StoredDecision:
+        """Return the one record whose decision id is, or begins with, `beginning`.
+
+        Raises `LookupFault` when there is none or more than one, and `LedgerError`.
+        """
+        column = decisions.c.decision_id
+        found = self._fetch(
+            _RECORDS.where(begins_with(column, beginning)).order_by(column).limit(2)
+        )
+        return _stored(the_one(found, "decision", beginning))
+
+    def list(self, wanted: DecisionFilter) -> Iterator[StoredDecision]:
+        """Yield the records that match, newest first. Raises `LedgerError` while iterating."""
+        statement, clock = _matching(wanted)
+        statement = statement.order_by(*(column.desc() for column in clock))
+        left, page = wanted.limit, statement
+        while left is None or left > 0:
+            size = _PAGE_ROWS if left is None else min(_PAGE_ROWS, left)
+            rows = self._fetch(page.limit(size))
+            yield from map(_stored, rows)
+            if len(rows) < size:
+                return
+            left = None if left is None else left - size
+            page = statement.where(tuple_(*clock) < tuple_(rows[-1].time_us, rows[-1].seq))
+
+    def _fetch(self, statement: Select[*tuple[Any, ...]]) -> Sequence[_Found]:
+        with converted("read the ledger"), self._transaction() as connection:
+            return [_Found._make(row) for row in connection.execute(statement)]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        if not self._path.exists():
+            raise LedgerError(f"`{self._path}` does not exist; name the file the server writes")
+        with transaction(self._engine) as connection:
+            yield connection
+
+
+def begins_with(column: ColumnElement[str], beginning: str) -> ColumnElement[bool]:
+    """Return the condition that `column` begins with `beginning`, as a range of an index.
+
+    INVARIANT: the column is collated by code point (SQLite's default).
+    """
+    return and_(column >= beginning, column < beginning + _LAST_CHARACTER)
+
+
+def the_one(found: Sequence[_T], what: str, beginning: str) -> _T:
+    """Return the only element of `found`; raises `LookupFault` with a sentence otherwise."""
+    if len(found) == 1:
+        return found[0]
+    count = "no" if not found else "more than one"
+    raise LookupFault(f"{count} {what} has an id that begins with `{printable(beginning)}`")
+
+
+def _matching(wanted: DecisionFilter) -> tuple[Select[*tuple[Any, ...]], _Clock]:
+    """Return the statement without order, and the two columns that order it.
+
+    An exact actor or rule leads: its terms are indexed in the order wanted.
+    """
+    source: FromClause = decisions
+    clock: _Clock = (decisions.c.time_us, decisions.c.seq)
+    conditions = list(_column_conditions(wanted))
+    for kind, text in (("actor", wanted.actor), ("rule", wanted.rule)):
+        if text is None:
+            continue
+        term = decision_terms.alias(kind)
+        here = and_(term.c.kind == kind, _matches(term.c.value, text))
+        if text.endswith("*"):
+            conditions.append(decisions.c.seq.in_(select(term.c.seq).where(here)))
+        else:
+            source = source.join(term, term.c.seq == decisions.c.seq)
+            conditions.append(here)
+            clock = (term.c.time_us, term.c.seq)
+    if wanted.since is not None:
+        conditions.append(clock[0] >= unix_us(wanted.since))
+    if wanted.until is not None:
+        conditions.append(clock[0] < unix_us(wanted.until))
+    return _RECORDS.select_from(source).where(*conditions), clock
+
+
+def _column_conditions(wanted: DecisionFilter) -> Iterator[ColumnElement[bool]]:
+    for name in ("verdict", "reason", "subject", "principal", "resource", "txn", "bundle"):
+        text = getattr(wanted, name)
+        if text is not None:
+            yield _matches(decisions.c[name], text)
+
+
+def _matches(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
+    if text.endswith("*"):
+        return begins_with(column, column_text(text[:-1]))
+    return column == column_text(text)
+
+
+def _stored(row: _Found) -> StoredDecision:
+    document = json.loads(row.record)
+    if not isinstance(document, dict):
+        raise LedgerError(f"record {row.seq} is not a decision")
+    return StoredDecision(seq=row.seq, decision_id=row.decision_id, document=document)
