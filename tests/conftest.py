@@ -18,7 +18,9 @@ _E2E = Path(__file__).parent / "e2e"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in `e2e/`: it needs the real Envoy."""
+    """Mark what lies in `e2e/`: it needs the real Envoy. What shares a mesh shares a worker."""
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
+        if "mesh" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("mesh"))

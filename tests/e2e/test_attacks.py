@@ -1,0 +1,103 @@
+"""Every attack of `tests/cases/attacks.yaml`, as bytes to a real Envoy, and past any Envoy."""
+
+import json
+
+import pytest
+
+from tests.e2e.attack_cases import Case, cases
+from tests.e2e.attack_mesh import PROFILES, Mesh
+from tests.e2e.check_requests import PdpClient, check_request
+from tests.e2e.forge import spiffe
+from tests.e2e.raw_http import Answer, exchange
+from tests.e2e.recorder import Hit
+
+TRIALS = [
+    pytest.param(case, profile, caller, id=f"{case.id}-{profile}-{caller}")
+    for case in cases()
+    for profile in PROFILES
+    for caller in case.callers
+]
+ALONE = [
+    pytest.param(case, caller, id=f"{case.id}-{caller}")
+    for case in cases()
+    if case.alone is not None
+    for caller in case.callers
+]
+
+
+def test_ids_are_unique() -> None:
+    ids = [case.id for case in cases()]
+    assert sorted(set(ids)) == sorted(ids)
+
+
+def test_a_request_that_envoy_rejects_is_denied_by_the_pdp_too() -> None:
+    """Only what no CheckRequest can express may rest on Envoy alone."""
+    resting_on_envoy = {case.id for case in cases() if case.alone is None} - {
+        case.id for case in cases() if "allow" in case.outcomes.values()
+    }
+    assert resting_on_envoy == {
+        "method-04",  # the request line has no place for a second blank in a check
+        "method-07",
+        "method-08",  # version and framing are not part of a check
+        "method-08b",
+        "header-02",
+        "header-03",
+        "header-12",  # a header name cannot be blank, end in one, or begin with a colon
+        "header-13",
+        "header-16",
+        "header-15",  # the header is gone: nothing is left to deny but the lack of it
+        "header-17",  # sizes below what the PDP admits
+        "header-18",
+    }
+
+
+@pytest.mark.parametrize(("case", "profile", "caller"), TRIALS)
+def test_through_envoy(mesh: Mesh, case: Case, profile: str, caller: str) -> None:
+    seq, hits = mesh.ledger.last(), len(mesh.workload.hits)
+    tls = {"plain": None, "optional": mesh.tls_with(None, "nobody")}.get(
+        case.listener, mesh.tls(caller)
+    )
+    token = mesh.forge.root(spiffe(f"agent/{caller}"))
+    port = mesh.envoys[profile].ports[case.listener]
+
+    answer = exchange(port, case.wire(token), tls=tls, to_method=case.method)
+
+    outcome = _outcome(mesh, answer, seq, mesh.workload.hits[hits:])
+    assert outcome == case.outcomes[profile]
+    if outcome == "allow":
+        assert mesh.workload.hits[-1].target == (case.upstream or case.target)
+
+
+def _outcome(mesh: Mesh, answer: Answer, seq: int, hits: list[Hit]) -> str:
+    """Name what happened, once answer, ledger and workload tell the same story."""
+    records = mesh.ledger.since(seq)
+    if not records:
+        assert hits == [], "the workload was reached without a decision"
+        return f"reject {answer.status}"
+    (record,) = records
+    assert answer.headers["x-authz-decision-id"] == record.decision_id
+    if record.outcome == "allow":
+        assert answer.status == 200
+        (hit,) = hits
+        assert hit.values("x-authz-decision-id") == (record.decision_id,)
+        return "allow"
+    assert hits == [], "the workload was reached in spite of a denial"
+    assert answer.status in {401, 403}
+    problem = json.loads(answer.body)
+    assert f"{problem['verdict']} {problem['reason']}" == record.outcome
+    return record.outcome
+
+
+@pytest.mark.parametrize(("case", "caller"), ALONE)
+def test_past_any_envoy(mesh: Mesh, pdp: PdpClient, case: Case, caller: str) -> None:
+    has_certificate = case.listener not in {"plain", "optional"}
+    request = check_request(
+        mesh.svid(caller) if has_certificate else None,
+        method=case.method,
+        path=case.target,
+        host=case.host or "",
+        headers=[*case.fields(mesh.forge.root(spiffe(f"agent/{caller}")))],
+        extensions={"require_delegation": "true"} if case.listener == "strict" else None,
+        body=case.body.encode("latin-1"),
+    )
+    assert pdp.outcome(request) == f"deny {case.alone}"
