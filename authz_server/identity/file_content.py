@@ -1,0 +1,35 @@
+"""A file read once: what is parsed and what is digested are the same bytes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from authz_server.core.errors import ConfigurationError, Fault
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The bytes of one file, read in one go."""
+
+    path: Path
+    data: bytes
+
+    @classmethod
+    def read(cls, path: Path, *, bytes_max: int) -> Self:
+        """Read `path`. Raises `ConfigurationError` if it cannot be read or is too long."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(bytes_max + 1)
+        except OSError as error:
+            raise _unusable(path, f"cannot be read: {error.strerror}") from error
+        if len(data) > bytes_max:
+            raise _unusable(path, f"is longer than {bytes_max} bytes")
+        return cls(path, data)
+
+    def fault(self, message: str) -> Fault:
+        """Return a fault of the file as a whole."""
+        return Fault(file=str(self.path), message=message)
+
+
+def _unusable(path: Path, message: str) -> ConfigurationError:
+    return ConfigurationError([Fault(file=str(path), message=message)])
