@@ -16,8 +16,10 @@ from pathlib import Path
 
 import httpx2
 
+from authz_server.agent.issuer import DevelopmentIssuer
+from authz_server.agent.svid import Svid
 from authz_server.demo.agent_calls import AgentRuntime
-from authz_server.demo.credentials import Credentials
+from authz_server.demo.authority import TrustDomainAuthority, write_svid
 from authz_server.demo.layout import Layout, make_layout
 from authz_server.demo.mesh_client import Endpoint
 from authz_server.demo.pdp_files import HTTP_PORT, PDP_SOCKET, write_pdp_files
@@ -37,12 +39,14 @@ _PDP_TIMEOUT_S = 2.0
 class Mesh:
     """A running mesh. Made by `Mesh.start` only."""
 
-    def __init__(
-        self, layout: Layout, plan: MeshPlan, credentials: Credentials, processes: ProcessGroup
-    ) -> None:
+    def __init__(self, layout: Layout, plan: MeshPlan, processes: ProcessGroup) -> None:
         self.layout = layout
         self.plan = plan
-        self.credentials = credentials
+        self.authority = TrustDomainAuthority.create(plan.trust_domain)
+        self.issuer = DevelopmentIssuer.create(
+            issuer=f"https://sts.{plan.trust_domain}", trust_domain=plan.trust_domain
+        )
+        self._svids: dict[str, Svid] = {}
         self._processes = processes
         self._pdp: ChildProcess | None = None
 
@@ -62,7 +66,7 @@ class Mesh:
         """
         envoy = envoy_binary()
         with make_layout(root) as layout, ProcessGroup(layout.logs) as processes:
-            mesh = cls(layout, plan, Credentials.make(plan.trust_domain), processes)
+            mesh = cls(layout, plan, processes)
             progress("issuing X509-SVIDs and writing configuration")
             mesh._write_files()
             progress("starting the PDP, the services and an Envoy before each")
@@ -74,9 +78,21 @@ class Mesh:
             mesh.await_pdp()
             yield mesh
 
+    def svid(self, workload: str) -> Svid:
+        """Return the SVID of the workload at path `workload`, issued and written at first use."""
+        if workload not in self._svids:
+            svid = self.authority.issue_svid(self.plan.spiffe_id(workload))
+            directory = self.layout.svid(workload)
+            directory.mkdir(mode=0o700)
+            write_svid(svid, directory)
+            (directory / "bundle.pem").write_bytes(self.authority.bundle_pem)
+            self._svids[workload] = svid
+        return self._svids[workload]
+
     def agent(self, workload: str) -> AgentRuntime:
         """Return the means of acting as the workload at path `workload`, registered or not."""
-        return AgentRuntime(self._svid(workload), self.layout.services)
+        self.svid(workload)
+        return AgentRuntime(self.layout.svid(workload), self.layout.services)
 
     def endpoint(self, name: str) -> Endpoint:
         """Return where the Envoy in front of service `name` listens."""
@@ -125,12 +141,12 @@ class Mesh:
         write_pdp_files(
             self.layout,
             self.plan,
-            trust_bundle=self.credentials.trust_bundle,
-            issuer=self.credentials.issuer,
-            jwks=self.credentials.jwks,
+            trust_bundle=self.authority.bundle_pem,
+            issuer=self.issuer.issuer,
+            jwks=self.issuer.jwks(),
         )
         for service in self.plan.services:
-            self._svid(service.workload)
+            self.svid(service.workload)
             bootstrap = render_bootstrap(
                 [self._point(service)],
                 node=f"envoy-{service.name}",
@@ -140,12 +156,6 @@ class Mesh:
         self.layout.services.publish(
             {service.host: self._endpoint(service) for service in self.plan.services}
         )
-
-    def _svid(self, workload: str) -> Path:
-        directory = self.layout.svid(workload)
-        if not directory.exists():
-            self.credentials.write_svid(self.plan.spiffe_id(workload), directory)
-        return directory
 
     def _endpoint(self, service: Service) -> Endpoint:
         return Endpoint(
@@ -173,7 +183,7 @@ class Mesh:
             pdp_timeout_s=_PDP_TIMEOUT_S,
             svid=SvidFiles(
                 certificate=svid / "svid.pem",
-                private_key=svid / "svid.key",
+                private_key=svid / "svid.key.pem",
                 trust_bundle=svid / "bundle.pem",
             ),
             access_log=self.layout.access_log(service.name),

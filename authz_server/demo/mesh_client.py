@@ -107,7 +107,7 @@ def _tls_context(svid_directory: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # SECURITY: an SVID has no host name to compare; `_check_peer` compares the SPIFFE ID instead.
     context.check_hostname = False
-    context.load_cert_chain(svid_directory / "svid.pem", svid_directory / "svid.key")
+    context.load_cert_chain(svid_directory / "svid.pem", svid_directory / "svid.key.pem")
     return context
 
 

@@ -1,8 +1,6 @@
 """Write everything the PDP reads: configuration, inventory, keys and policy bundles."""
 
-import json
 import shutil
-from collections.abc import Mapping
 
 import yaml
 
@@ -14,14 +12,14 @@ HTTP_PORT = 9192
 
 
 def write_pdp_files(
-    layout: Layout, plan: MeshPlan, *, trust_bundle: bytes, issuer: str, jwks: Mapping[str, object]
+    layout: Layout, plan: MeshPlan, *, trust_bundle: bytes, issuer: str, jwks: str
 ) -> None:
     """Write the files below `layout.pdp`.
 
-    `trust_bundle` is the trust domain's PEM, `issuer` and `jwks` the STS that may mint roots.
+    `trust_bundle` is PEM; `issuer` may mint root grants, with a key in its JWK Set `jwks`.
     """
     (layout.pdp / "trust.pem").write_bytes(trust_bundle)
-    (layout.pdp / "sts.jwks.json").write_text(json.dumps(jwks))
+    (layout.pdp / "sts.jwks.json").write_text(jwks)
     (layout.pdp / "identities.yaml").write_text(
         yaml.safe_dump({"identities": [_entry(party) for party in plan.parties]}, sort_keys=False)
     )

@@ -15,7 +15,7 @@ from authz_server.demo.services.journal import Journal
 class Arguments:
     """The command line every service takes.
 
-    `svid` is the directory with the service's own `svid.pem`, `svid.key` and `bundle.pem`, and
+    `svid` is the directory with the service's own `svid.pem`, `svid.key.pem` and `bundle.pem`, and
     `directory` the service directory (`mesh_client.ServiceDirectory`), for those that call others.
     """
 
