@@ -60,7 +60,7 @@ class Layout:
 
     def envoy(self, name: str) -> Path:
         """Return the bootstrap of the Envoy in front of service `name`."""
-        return self.root / "envoy" / f"{name}.yaml"
+        return self.root / "envoy" / f"{name}.json"
 
     def access_log(self, name: str) -> Path:
         """Return the access log of the Envoy in front of service `name`."""

