@@ -1,5 +1,7 @@
 """A file read once: what is parsed and what is digested are the same bytes."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,9 +28,28 @@ class FileContent:
             raise _unusable(path, f"is longer than {bytes_max} bytes")
         return cls(path, data)
 
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the content."""
+        return hashlib.sha256(self.data).hexdigest()
+
     def fault(self, message: str) -> Fault:
         """Return a fault of the file as a whole."""
         return Fault(file=str(self.path), message=message)
+
+
+def read_all(paths: Iterable[Path], *, bytes_max: int) -> tuple[FileContent, ...]:
+    """Read every one of `paths`. Raises `ConfigurationError` with a fault for each that failed."""
+    files: list[FileContent] = []
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            files.append(FileContent.read(path, bytes_max=bytes_max))
+        except ConfigurationError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise ConfigurationError(faults)
+    return tuple(files)
 
 
 def _unusable(path: Path, message: str) -> ConfigurationError:

@@ -1,0 +1,179 @@
+"""Load a snapshot from the files that the configuration names: everything, or every fault."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from authz_server.core.chain import DelegationPolicy
+from authz_server.core.chain_cache import ChainCache
+from authz_server.core.errors import ConfigurationError, Fault
+from authz_server.core.identities import Inventory
+from authz_server.core.snapshot import Policy, Snapshot
+from authz_server.core.spiffe import TrustDomain
+from authz_server.core.trust import Issuer, TrustBundle, TrustMaterial
+from authz_server.identity.bundle_files import TRUST_BUNDLE_BYTES_MAX, trust_bundle
+from authz_server.identity.file_content import FileContent, read_all
+from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
+from authz_server.identity.issuer_keys import JWKS_BYTES_MAX, issuer_from_jwks
+from authz_server.policy.bundle import load_bundle
+from authz_server.reload.content import bundle_directories, fingerprint
+from authz_server.settings import Settings
+
+ATTEMPTS_MAX: Final = 5  # a swap takes microseconds; files that change five times are not settled
+FAULTS_MAX: Final = 500  # a generated file can be wrong in every line
+
+
+def load_snapshot(settings: Settings, *, chains: ChainCache) -> Snapshot:
+    """Return the snapshot made of all files that `settings` names.
+
+    Raises `ConfigurationError` with the faults of all files at once; then nothing is loaded.
+
+    INVARIANT: all parts were on disk together. A file that changes while others are read makes a
+    mixture (new model, old policy), which is thrown away, be it sound or faulty, and read again.
+    """
+    for _ in range(ATTEMPTS_MAX):
+        before = fingerprint(settings)
+        faults = _Faults()
+        snapshot = _snapshot(settings, chains, faults)
+        if fingerprint(settings) != before:
+            continue
+        if snapshot is None:
+            raise ConfigurationError(faults.found[:FAULTS_MAX])
+        return snapshot
+    message = f"files changed during each of {ATTEMPTS_MAX} attempts to read them"
+    raise ConfigurationError([Fault(file=str(settings.bundles.dir), message=message)])
+
+
+class _Faults:
+    """The faults of every part, so that one faulty part does not hide the next."""
+
+    def __init__(self) -> None:
+        self.found: list[Fault] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep the faults of what is done inside, and go on after it."""
+        try:
+            yield
+        except ConfigurationError as error:
+            self.found.extend(error.faults)
+
+
+def _snapshot(settings: Settings, chains: ChainCache, faults: _Faults) -> Snapshot | None:
+    trust = _trust(settings, faults)
+    inventory, inventory_sha256 = _inventory(settings, faults)
+    policies = _policies(settings, faults)
+    if faults.found:
+        return None
+    delegation = _delegation_policy(settings)
+    admit_unregistered = settings.identity.unregistered == "allow"
+    bind_txn = settings.approvals.bind_txn
+    revision = _digest(
+        sorted((name, policy.revision) for name, policy in policies.items()),
+        sorted(settings.bundles.mode.items()),
+        inventory_sha256,
+        settings.trust_domain.name,
+        sorted(domain.name for domain in delegation.delegator_trust_domains),
+        settings.delegation.require,
+        sorted(settings.delegation.limits.model_dump().items()),
+        admit_unregistered,
+        bind_txn,
+    )
+    return Snapshot(
+        revision=f"{trust.revision[:16]}.{revision[:16]}",
+        trust_domain=settings.trust_domain,
+        trust=trust,
+        delegation=delegation,
+        inventory=inventory,
+        policies=MappingProxyType(policies),
+        chains=chains,
+        admit_unregistered=admit_unregistered,
+        bind_txn=bind_txn,
+        modes=MappingProxyType(dict(settings.bundles.mode)),
+    )
+
+
+def _trust(settings: Settings, faults: _Faults) -> TrustMaterial:
+    bundles: dict[TrustDomain, TrustBundle] = {}
+    issuers: dict[str, Issuer] = {}
+    content: list[object] = []  # all that a proof depends on: a change makes a new revision
+    for domain, paths in sorted(settings.identity.trust_bundles.files.items()):
+        with faults.collecting():
+            files = read_all(paths, bytes_max=TRUST_BUNDLE_BYTES_MAX)
+            bundles[domain] = trust_bundle(domain, files)
+            content.append((domain.name, [file.sha256 for file in files]))
+    for given in sorted(settings.delegation.issuers, key=lambda issuer: issuer.issuer):
+        with faults.collecting():
+            assert given.jwks_file is not None, "a configuration without it is refused"
+            file = FileContent.read(given.jwks_file, bytes_max=JWKS_BYTES_MAX)
+            algorithms, max_lifetime_s = sorted(given.algorithms), given.max_lifetime_s
+            issuers[given.issuer] = issuer_from_jwks(
+                file,
+                issuer=given.issuer,
+                algorithms=algorithms,
+                max_lifetime_s=max_lifetime_s,
+            )
+            content.append((given.issuer, algorithms, max_lifetime_s, file.sha256))
+    return TrustMaterial(
+        revision=_digest(*content),
+        bundles=MappingProxyType(bundles),
+        issuers=MappingProxyType(issuers),
+    )
+
+
+def _inventory(settings: Settings, faults: _Faults) -> tuple[Inventory, str]:
+    with faults.collecting():
+        if settings.identity.inventory is not None:
+            file = FileContent.read(settings.identity.inventory, bytes_max=INVENTORY_BYTES_MAX)
+            return parse_inventory(file), file.sha256
+    return Inventory.of([]), ""
+
+
+def _policies(settings: Settings, faults: _Faults) -> dict[str, Policy]:
+    policies: dict[str, Policy] = {}
+    for directory in _bundle_directories(settings, faults):
+        with faults.collecting():
+            policy = load_bundle(directory)
+            if policy.name in policies:
+                raise _fault(directory, f"a second bundle has the name `{policy.name}`")
+            policies[policy.name] = policy
+    if not faults.found:
+        for name in sorted(settings.bundles.mode.keys() - policies.keys()):
+            message = f"no bundle has the name `{name}`, which `bundles.mode` mentions"
+            faults.found.append(Fault(file=str(settings.bundles.dir), message=message))
+    return policies
+
+
+def _bundle_directories(settings: Settings, faults: _Faults) -> tuple[Path, ...]:
+    root = settings.bundles.dir
+    with faults.collecting():
+        try:
+            found = bundle_directories(root)
+        except OSError as error:
+            raise _fault(root, f"cannot be read: {error.strerror}") from error
+        if not found:
+            # SECURITY: without a policy nothing can be allowed; an empty mount is a mistake.
+            raise _fault(root, "has no sub-directory, so there is no policy bundle")
+        return found
+    return ()
+
+
+def _delegation_policy(settings: Settings) -> DelegationPolicy:
+    given = settings.delegation
+    domains = given.delegator_trust_domains
+    return DelegationPolicy(
+        require=given.require,
+        delegator_trust_domains=frozenset((settings.trust_domain,) if domains is None else domains),
+        **given.limits.model_dump(),
+    )
+
+
+def _fault(path: Path, message: str) -> ConfigurationError:
+    return ConfigurationError([Fault(file=str(path), message=message)])
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
