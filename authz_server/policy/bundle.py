@@ -1,0 +1,269 @@
+"""A policy bundle: load all of it or say everything that is wrong with it; then only evaluate.
+
+`load_bundle_files` is pure; `load_bundle` and `load_bundles` are the only functions of this room
+that read files.
+"""
+
+import fnmatch
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from authz_server.core.attributes import Attributes, PartyAttributes, Role
+from authz_server.core.decision import Evaluation
+from authz_server.core.errors import ConfigurationError, Fault
+from authz_server.core.limits import POLICY_FILE_BYTES_MAX
+from authz_server.policy.index import Node
+from authz_server.policy.manifest import Manifest, load_manifest
+from authz_server.policy.model import Effect, load_model
+from authz_server.policy.rules import Rule, load_rules
+from authz_server.policy.source import FaultLog, SourceFile
+from authz_server.policy.suggest import did_you_mean
+from authz_server.policy.verdict import judge, policy_error, strictest
+
+MODEL: Final = "model.conf"
+MANIFEST: Final = "bundle.yaml"
+POLICY: Final = "policy.csv"
+ROLES: Final = "roles.csv"
+CASES: Final = "cases.yaml"
+_NAMED: Final = (MODEL, MANIFEST, POLICY, ROLES, CASES)
+_POLICY_PARTS: Final = "policy-*.csv"
+# A file of these kinds that nothing reads is a misspelt one, and may hold the deny rules.
+_NO_STRANGERS: Final = (".conf", ".csv", ".yaml", ".yml")
+_REVISION_CHARS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBundle:
+    """One compiled bundle. Immutable and free of hidden state: any number of threads may share it.
+
+    `rules` are in the order they are reported in; `warnings` do not stop a bundle from loading.
+    `cases` is the content of `cases.yaml`, empty when there is none.
+    """
+
+    manifest: Manifest
+    revision: str
+    effect: Effect
+    rules: tuple[Rule, ...]
+    index: Node[Rule]
+    order: Mapping[str, int]
+    warnings: tuple[Fault, ...] = ()
+    cases: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle, the value of the `bundle` context extension."""
+        return self.manifest.name
+
+    @property
+    def domain(self) -> str:
+        """Enforcement domain: application, infrastructure, data or ai_workload."""
+        return self.manifest.domain
+
+    def evaluate(self, attributes: Attributes) -> Evaluation:
+        """Judge every party the bundle names; the strictest verdict wins. Never raises."""
+        try:
+            parties = self._parties(attributes)
+            if len(parties) == 1:
+                return self._judge(parties[0], attributes)
+            judged = [self._judge(party, attributes) for party in parties]
+            return strictest(judged, self.order)
+        except Exception:  # noqa: BLE001 -- attributes of a wrong shape deny like any other error
+            return policy_error()
+
+    def _parties(self, attributes: Attributes) -> tuple[PartyAttributes, ...]:
+        wanted = self.manifest.parties
+        parties = (attributes.caller,)
+        if Role.ACTOR in wanted:
+            parties += attributes.actors
+        if Role.SUBJECT in wanted and attributes.subject is not None:
+            parties += (attributes.subject,)
+        return parties
+
+    def _judge(self, party: PartyAttributes, attributes: Attributes) -> Evaluation:
+        records = (party, attributes.chain, attributes.act, attributes.obj, attributes.env)
+        matched: list[Rule] = []
+        failed: list[Rule] = []
+        for rule in self.index.find(records):
+            try:
+                if rule.matches(*records):
+                    matched.append(rule)
+            except Exception:  # noqa: BLE001 -- SECURITY: whatever a matcher raises, it denies
+                failed.append(rule)
+        return policy_error(failed) if failed else judge(self.effect, matched)
+
+
+def load_bundle_files(files: Mapping[str, bytes], *, name_hint: str | None = None) -> PolicyBundle:
+    """Return the bundle that `files` (flat names to contents) make.
+
+    A name may have a directory before it; it is kept for faults only. Raises `ConfigurationError`
+    with every fault. Names that begin with a dot, and kinds of files no bundle has, are ignored.
+    """
+    log = FaultLog()
+    known = {_flat(name): (name, data) for name, data in files.items() if _is_read(name)}
+    _check_names(files, known, log)
+    texts = {flat: _decode(name, data, log) for flat, (name, data) in known.items()}
+    manifest = None
+    if MANIFEST in known:
+        name, data = known[MANIFEST]
+        manifest = load_manifest(data, file=name, name_hint=name_hint, log=log)
+    model = load_model(texts[MODEL], log) if MODEL in texts else None
+    rules: tuple[Rule, ...] = ()
+    index: Node[Rule] = Node()
+    policies = [texts[flat] for flat in sorted(texts, key=_policy_order) if _is_policy(flat)]
+    if model is not None and policies:
+        roles = [texts[ROLES]] if ROLES in texts else []
+        rules, index = load_rules(policies, roles, model, log)
+    faults = log.errors()
+    if faults or manifest is None or model is None:
+        raise ConfigurationError(faults)
+    return PolicyBundle(
+        manifest=manifest,
+        revision=_revision(known),
+        effect=model.effect,
+        rules=rules,
+        index=index,
+        order=MappingProxyType({rule.id: rule.order for rule in rules}),
+        warnings=tuple(log.warnings),
+        cases=known[CASES][1] if CASES in known else b"",
+    )
+
+
+def load_bundle(directory: Path) -> PolicyBundle:
+    """Return the bundle in `directory`. Raises `ConfigurationError` with every fault."""
+    return load_bundle_files(_read_directory(directory), name_hint=directory.name)
+
+
+def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
+    """Return every bundle under `directory` by name: each direct sub-directory is one.
+
+    All or nothing: raises `ConfigurationError` with the faults of all of them. Names that begin
+    with a dot are Kubernetes' or an editor's own and are ignored.
+    """
+    bundles: dict[str, PolicyBundle] = {}
+    faults: list[Fault] = []
+    for part in _sub_directories(directory):
+        try:
+            bundle = load_bundle(part)
+        except ConfigurationError as error:
+            faults += error.faults
+            continue
+        if bundle.name in bundles:
+            message = f"bundle name `{bundle.name}` is given twice"
+            faults.append(Fault(file=str(part / MANIFEST), message=message))
+        bundles[bundle.name] = bundle
+    if not bundles and not faults:
+        faults.append(Fault(file=str(directory), message="there is no policy bundle in it"))
+    if faults:
+        raise ConfigurationError(faults)
+    return MappingProxyType(bundles)
+
+
+def _sub_directories(directory: Path) -> list[Path]:
+    try:
+        found = [path for path in directory.iterdir() if not path.name.startswith(".")]
+        return sorted(path for path in found if path.is_dir())
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _read_directory(directory: Path) -> dict[str, bytes]:
+    """Return the files of one bundle by their full names.
+
+    A mounted ConfigMap is a directory of links through `..data`, which Kubernetes swaps at once:
+    it is resolved once, so that all files are of one generation.
+    """
+    try:
+        data = directory / "..data"
+        source = data.resolve(strict=True) if data.is_symlink() else directory
+        return {
+            str(directory / path.name): _read(path, directory / path.name)
+            for path in sorted(source.iterdir())
+            if _is_read(path.name) and path.is_file()
+        }
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _read(path: Path, shown: Path) -> bytes:
+    with path.open("rb") as stream:
+        data = stream.read(POLICY_FILE_BYTES_MAX + 1)
+    if len(data) > POLICY_FILE_BYTES_MAX:
+        message = f"larger than {POLICY_FILE_BYTES_MAX // 2**20} MiB"
+        raise ConfigurationError([Fault(file=str(shown), message=message)])
+    return data
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigurationError:
+    message = f"cannot be read: {error.strerror or error}"
+    return ConfigurationError([Fault(file=str(path), message=message)])
+
+
+def _flat(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _is_read(name: str) -> bool:
+    flat = _flat(name)
+    return not flat.startswith(".") and flat.endswith(_NO_STRANGERS)
+
+
+def _is_policy(flat: str) -> bool:
+    return flat == POLICY or fnmatch.fnmatchcase(flat, _POLICY_PARTS)
+
+
+def _policy_order(flat: str) -> tuple[bool, str]:
+    return flat != POLICY, flat
+
+
+def _check_names(
+    files: Mapping[str, bytes], known: Mapping[str, tuple[str, bytes]], log: FaultLog
+) -> None:
+    folder = next((name.rpartition("/")[0] + "/" for name in files if "/" in name), "")
+    for flat, (name, data) in known.items():
+        if flat not in _NAMED and not _is_policy(flat):
+            message = f"no part of a bundle has this name{did_you_mean(flat, _NAMED)}"
+            log.add(Fault(file=name, message=message))
+        if len(data) > POLICY_FILE_BYTES_MAX:
+            log.add(Fault(file=name, message=f"larger than {POLICY_FILE_BYTES_MAX // 2**20} MiB"))
+    for flat in (MODEL, MANIFEST):
+        if flat not in known:
+            log.add(Fault(file=folder + flat, message="the file is missing"))
+    if not any(map(_is_policy, known)):
+        log.add(Fault(file=folder + POLICY, message="the file is missing"))
+
+
+def _decode(name: str, data: bytes, log: FaultLog) -> SourceFile:
+    """Return the text of a file; one that is not plain UTF-8 is a fault and reads as empty."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        log.add(Fault(file=name, line=1, message="byte order mark; save the file without one"))
+        data = data[3:]
+    try:
+        return SourceFile(name, data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        log.add(Fault(file=name, line=line, message="not UTF-8"))
+        return SourceFile(name, "")
+
+
+def _revision(known: Mapping[str, tuple[str, bytes]]) -> str:
+    """Return the digest of names and contents, each preceded by its length."""
+    digest = hashlib.sha256()
+    for part in _parts(known):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:_REVISION_CHARS]
+
+
+def _parts(known: Mapping[str, tuple[str, bytes]]) -> Iterator[bytes]:
+    for flat in sorted(known):
+        yield flat.encode()
+        yield known[flat][1]
+
+
+def rules_by_id(rules: Sequence[Rule]) -> Mapping[str, Rule]:
+    """Return `rules` by their ids."""
+    return MappingProxyType({rule.id: rule for rule in rules})

@@ -1,0 +1,114 @@
+"""Read `bundle.yaml`: what the bundle is called, what it enforces, whom it judges."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from authz_server.core.attributes import Role
+from authz_server.core.errors import ConfigurationError
+from authz_server.core.yaml_document import YamlDocument, YamlValue
+from authz_server.policy.limits import NAME_CHARS_MAX
+from authz_server.policy.source import FaultLog
+from authz_server.policy.suggest import did_you_mean
+
+DOMAINS: Final = ("application", "infrastructure", "data", "ai_workload")
+_PARTIES: Final[Mapping[str, Role]] = {
+    "caller": Role.CALLER,
+    "actors": Role.ACTOR,
+    "subject": Role.SUBJECT,
+}
+_KEYS: Final = ("name", "domain", "description", "parties", "owner")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A checked `bundle.yaml`. `parties` always holds the caller."""
+
+    name: str
+    domain: str
+    description: str = ""
+    owner: str = ""
+    parties: frozenset[Role] = frozenset({Role.CALLER})
+
+
+def load_manifest(
+    data: bytes, *, file: str, name_hint: str | None, log: FaultLog
+) -> Manifest | None:
+    """Return the manifest, or None when `log` holds why there is none.
+
+    `name_hint` (the directory's name) is the bundle's name if the file gives none.
+    """
+    try:
+        document = YamlDocument.parse(data, file=file)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            log.add(fault)
+        return None
+    before = len(log.faults)
+    manifest = _Reader(document, log).read(name_hint)
+    return manifest if len(log.faults) == before else None
+
+
+class _Reader:
+    """Reads one document; every key that is wrong is its own fault."""
+
+    def __init__(self, document: YamlDocument, log: FaultLog) -> None:
+        self._document = document
+        self._log = log
+        self._values: Mapping[str, YamlValue] = {}
+
+    def read(self, name_hint: str | None) -> Manifest:
+        if not isinstance(self._document.value, dict):
+            self._fault((), "expected a mapping with at least `domain`")
+            return Manifest(name="", domain="")
+        self._values = self._document.value
+        for key in self._values:
+            if key not in _KEYS:
+                message = f"unknown key `{key}`{did_you_mean(key, _KEYS)}"
+                self._log.add(self._document.key_fault((key,), message))
+        return Manifest(
+            name=self._name(name_hint),
+            domain=self._domain(),
+            description=self._text("description"),
+            owner=self._text("owner"),
+            parties=self._parties(),
+        )
+
+    def _fault(self, path: tuple[str | int, ...], message: str) -> None:
+        self._log.add(self._document.fault(path, message))
+
+    def _text(self, key: str, default: str = "") -> str:
+        value = self._values.get(key, default)
+        if not isinstance(value, str):
+            self._fault((key,), f"`{key}` must be text")
+            return default
+        return value
+
+    def _name(self, hint: str | None) -> str:
+        name = self._text("name", hint or "")
+        if len(name) > NAME_CHARS_MAX or not _NAME.fullmatch(name):
+            message = f"a bundle name is 1 to {NAME_CHARS_MAX} of a-z, 0-9, `.`, `_`, `-`"
+            self._fault(("name",), message)
+        return name
+
+    def _domain(self) -> str:
+        domain = self._text("domain")
+        if domain not in DOMAINS:
+            hint = did_you_mean(domain, DOMAINS)
+            self._fault(("domain",), f"`domain` is one of {', '.join(DOMAINS)}{hint}")
+        return domain
+
+    def _parties(self) -> frozenset[Role]:
+        names = self._values.get("parties", ["caller"])
+        if not isinstance(names, list):
+            self._fault(("parties",), "`parties` is a list: [caller] or [caller, actors, subject]")
+            return frozenset()
+        for index, name in enumerate(names):
+            if name not in _PARTIES or name in names[:index]:
+                known = ", ".join(_PARTIES)
+                self._fault(("parties", index), f"a party is one of {known}, each once")
+        if "caller" not in names:
+            self._fault(("parties",), "the caller is always judged: add `caller` to `parties`")
+        return frozenset(_PARTIES[name] for name in names if name in _PARTIES)  # type: ignore[index]
