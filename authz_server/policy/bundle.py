@@ -76,7 +76,7 @@ class PolicyBundle:
 
     def _parties(self, attributes: Attributes) -> tuple[PartyAttributes, ...]:
         wanted = self.manifest.parties
-        parties = (attributes.caller,)
+        parties: tuple[PartyAttributes, ...] = (attributes.caller,)
         if Role.ACTOR in wanted:
             parties += attributes.actors
         if Role.SUBJECT in wanted and attributes.subject is not None:

@@ -146,7 +146,7 @@ class _Parser:
         self._depth = 0
 
     def parse(self) -> Expression:
-        if self._token.kind is TokenKind.END:
+        if len(self._tokens) == 1:
             raise self._fault("the expression is empty")
         found = self._or()
         if self._token.kind is not TokenKind.END:

@@ -134,15 +134,12 @@ class _Reader:
         texts: list[str] = []
         origins: list[tuple[int, int]] = []
         length = 0
-        for index, (start, text) in enumerate(pieces):
-            if section in {"matchers", "policy_effect"}:
-                kept = _without_comment(text)
-                if kept != text and index < len(pieces) - 1:
-                    message = (
-                        "a comment inside a continued line; Casbin would drop all that follows"
-                    )
-                    raise FaultFound(self._file.fault(start + len(kept), message))
-                text = kept.rstrip()
+        commented = section in {"matchers", "policy_effect"}
+        for index, (start, line) in enumerate(pieces):
+            text = _without_comment(line).rstrip() if commented else line
+            if len(text) < len(line) and index < len(pieces) - 1:
+                message = "a comment inside a continued line; Casbin would drop all that follows"
+                raise FaultFound(self._file.fault(start + len(text), message))
             origins.append((length, start))
             texts.append(text)
             length += len(text) + 1

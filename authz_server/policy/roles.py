@@ -29,8 +29,8 @@ class RoleGraph:
         Raises `InvalidValueError` when it would hold more than `ROLE_CLOSURE_MAX` entries.
         """
         parents: dict[Name, set[Name]] = {}
-        for member, role, *domain in links:
-            parents.setdefault(_name(member, domain), set()).add(_name(role, domain))
+        for link in links:
+            parents.setdefault(_name(link[0], link[2:]), set()).add(_name(link[1], link[2:]))
         reached: dict[Name, frozenset[Name]] = {}
         shared: dict[frozenset[Name], frozenset[Name]] = {}
         size = 0

@@ -8,7 +8,7 @@ equals only `nil` and fails every order and every pattern.
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from authz_server.core.attributes import AMBIGUOUS
 from authz_server.core.errors import AuthzError
@@ -51,7 +51,7 @@ def equal(left: object, right: object) -> bool:
     return type(left) is type(right) and left == right
 
 
-_ORDERS: Final[Mapping[str, Callable[[object, object], bool]]] = {
+_ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -112,10 +112,10 @@ def add(left: object, right: object) -> object:
     return _arithmetic(operator.add, left, right)
 
 
-def _arithmetic(operation: Callable[[float, float], float], left: object, right: object) -> float:
+def _arithmetic(operation: Callable[[Any, Any], float], left: object, right: object) -> float:
     if not (_is_number(left) and _is_number(right)):
         raise EvaluationError("arithmetic on a value that is missing or no number")
-    return operation(left, right)  # type: ignore[arg-type]
+    return operation(left, right)
 
 
 def subtract(left: object, right: object) -> float:
