@@ -1,0 +1,161 @@
+"""`authz-server decisions`: find recorded decisions and see why they came out as they did."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.text import Text
+
+from authz_server.cli.document import (
+    Document,
+    action_name,
+    flattened,
+    resource_name,
+    section,
+    text,
+    texts,
+)
+from authz_server.cli.explain import VERDICT_STYLES, explain_tree
+from authz_server.cli.ledger_source import ledger_options, ledger_source, moment
+from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
+from authz_server.core.decision import Verdict
+from authz_server.core.errors import Reason
+from authz_server.ledger.query import DecisionFilter, LedgerReader, StoredDecision
+
+_HEADINGS: Final = (
+    "decision", "time", "verdict", "reason", "subject", "caller", "action", "resource", "rules",
+)  # fmt: skip
+
+_output = click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the output; json is one document a line where several are listed.",
+)
+
+
+@click.group(
+    epilog=examples(
+        "decisions list --config authz.yaml --since 1h --verdict deny",
+        "decisions explain --config authz.yaml 0198c2",
+    )
+)
+def group() -> None:
+    """List, show and explain recorded decisions."""
+
+
+@group.command(
+    "list",
+    epilog=examples(
+        "decisions list --config authz.yaml --since 1h",
+        "decisions list --ledger sqlite:///authz.db --verdict deny --output json | jq .reason",
+    ),
+)
+@ledger_options
+@click.option(
+    "--since", type=moment, metavar="TIME", help="Not before: RFC 3339, or 15m, 2h, 7d for ago."
+)
+@click.option(
+    "--until", type=moment, metavar="TIME", help="Before: RFC 3339, or 15m, 2h, 7d for ago."
+)
+@click.option("--verdict", type=click.Choice(Verdict, case_sensitive=False))
+@click.option(
+    "--reason",
+    type=click.Choice(Reason, case_sensitive=False),
+    metavar="CODE",
+    help="Reason code, such as SCOPE_WIDENED.",
+)
+@click.option("--subject", help="On whose behalf.")
+@click.option("--actor", help="Any actor of the chain.")
+@click.option("--principal", help="The caller.")
+@click.option("--resource", help="As listed; `crm*` for all that begins with crm.")
+@click.option("--rule", help="Id of a rule that decided.")
+@click.option("--txn", help="Transaction of the chain.")
+@click.option("--bundle", help="Policy bundle that decided.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="At most so many, newest first.",
+)
+@_output
+def list_command(
+    config_path: Path | None, ledger_url: str | None, output: str, limit: int, **wanted: Any
+) -> None:
+    """List recorded decisions, newest first.
+
+    Every given filter must match. A text that ends in `*` matches by its beginning.
+    """
+    reader = LedgerReader.open(ledger_source(config_path, ledger_url).url)
+    found = reader.list(DecisionFilter(limit=limit, **wanted))
+    if output == "json":
+        for stored in found:
+            show_json(stored.document)
+        return
+    show(table(_HEADINGS, map(_row, found)))
+
+
+@group.command(
+    "show",
+    epilog=examples(
+        "decisions show --config authz.yaml 0198c2 --output json",
+    ),
+)
+@click.argument("decision_id", metavar="ID")
+@ledger_options
+@_output
+def show_command(
+    decision_id: str, config_path: Path | None, ledger_url: str | None, output: str
+) -> None:
+    """Show everything recorded of one decision. The beginning of its ID is enough."""
+    document = _find(decision_id, config_path, ledger_url)
+    if output == "json":
+        show_json_indented(document)
+    else:
+        show(table(("member", "value"), flattened(document)))
+
+
+@group.command(
+    "explain",
+    epilog=examples("decisions explain --config authz.yaml 0198c2"),
+)
+@click.argument("decision_id", metavar="ID")
+@ledger_options
+def explain_command(decision_id: str, config_path: Path | None, ledger_url: str | None) -> None:
+    """Explain one decision as a tree. The beginning of its ID is enough.
+
+    Who it was for, each agent in between and how it was proved, what was asked, which rules
+    decided, and who approved it.
+    """
+    show(explain_tree(_find(decision_id, config_path, ledger_url)))
+
+
+def _find(decision_id: str, config_path: Path | None, ledger_url: str | None) -> Document:
+    return LedgerReader.open(ledger_source(config_path, ledger_url).url).find(decision_id).document
+
+
+def _row(stored: StoredDecision) -> tuple[str | Text, ...]:
+    document = stored.document
+    verdict = text(document, "verdict") or ""
+    return (
+        stored.decision_id,
+        _seconds(text(document, "time")),
+        safe(verdict, VERDICT_STYLES.get(verdict, "")),
+        text(document, "reason") or "",
+        text(section(document, "chain"), "subject") or "-",
+        text(section(document, "principal"), "spiffe_id") or "-",
+        action_name(document),
+        resource_name(document),
+        ", ".join(texts(document, "rules")),
+    )
+
+
+def _seconds(time: str | None) -> str:
+    """Cut a recorded time to whole seconds."""
+    try:
+        return datetime.fromisoformat(time or "").strftime("%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        return time or ""

@@ -1,0 +1,71 @@
+"""Finding the ledger a command reads: `--ledger URL`, or the configuration's."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+
+from authz_server.ledger.approvals import ApproverGroups
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+_AGO: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSource:
+    """Where the ledger is, and who may answer what it asks."""
+
+    url: str
+    groups: ApproverGroups
+
+
+def ledger_options(command: _Command) -> _Command:
+    """Add `--config` and `--ledger` to a command; resolve them with `ledger_source`."""
+    ledger = click.option(
+        "--ledger",
+        "ledger_url",
+        metavar="URL",
+        help="Ledger to use instead of the configuration's, such as sqlite:///authz.db.",
+    )
+    config = click.option(
+        "--config",
+        "config_path",
+        metavar="FILE",
+        envvar="AUTHZ_CONFIG",
+        type=click.Path(path_type=Path),
+        help="Configuration of the server whose ledger it is (or set AUTHZ_CONFIG).",
+    )
+    return config(ledger(command))
+
+
+def ledger_source(config_path: Path | None, ledger_url: str | None) -> LedgerSource:
+    """Return the ledger that the options name. Raises `ConfigurationError`, `UsageError`."""
+    if config_path is None:
+        if ledger_url is None:
+            raise click.UsageError("name the ledger: give --config FILE or --ledger URL")
+        return LedgerSource(url=ledger_url, groups={})
+    from authz_server.settings import load_settings
+
+    settings = load_settings(config_path)
+    return LedgerSource(url=ledger_url or settings.ledger.url, groups=settings.approvals.groups)
+
+
+def moment(text: str) -> datetime:
+    """Return the aware moment an option gives: RFC 3339, or how long ago (`15m`, `2h`, `7d`)."""
+    if match := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"`{text}` is no time; write 2026-07-01T09:00:00Z, or 15m for ago"
+        ) from error
+    if value.tzinfo is None:
+        raise click.BadParameter(f"`{text}` lacks its offset; write {text}Z for UTC")
+    return value
