@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import rfc8785
@@ -208,7 +208,7 @@ class TestMcp:
         assert (operation.act.name, operation.act.read_only) == ("tools/call", False)
         assert (operation.obj.type, operation.obj.tool) == ("mcp_tool", "crm_export")
         assert operation.obj.args == {"segment": "eu", "filter": AMBIGUOUS}
-        arguments = {"segment": "eu", "filter": {"a": 1}}
+        arguments: Any = {"segment": "eu", "filter": {"a": 1}}
         assert operation.obj.args_sha256 == hashlib.sha256(rfc8785.dumps(arguments)).hexdigest()
         assert operation.json_rpc_id == "7"
 
