@@ -158,9 +158,11 @@ def chain_attributes(bound: BoundChain | None, now_s: int) -> ChainAttributes:
 
 
 def chain_record(
-    chain: VerifiedChain, bound: BoundChain | None, inventory: Inventory
-) -> ChainRecord:
+    chain: VerifiedChain | None, bound: BoundChain | None, inventory: Inventory
+) -> ChainRecord | None:
     """Return the chain for the record; `bound` is None while the caller is not known to own it."""
+    if chain is None:
+        return None
     root = chain.root
     authority = bound.authority if bound else chain.grants[-1]
     actors = bound.actors if bound else tuple(grant.delegate for grant in chain.grants)

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 
 from authz_server.core import delegation
 from authz_server.core.attributes import Attributes, EnvironmentAttributes, Protocol
-from authz_server.core.chain import BoundChain
+from authz_server.core.chain import BoundChain, VerifiedChain
 from authz_server.core.decision import (
     ActionRecord,
-    ChainRecord,
     Decision,
     EnvironmentRecord,
     Evaluation,
@@ -65,7 +64,8 @@ class _Trace:
     caller: Caller | None = None
     operation: Operation | None = None
     resource: ResourceRecord | None = None
-    chain: ChainRecord | None = None
+    verified: VerifiedChain | None = None  # proved, though perhaps not this caller's
+    bound: BoundChain | None = None
 
     def decision(
         self,
@@ -86,7 +86,7 @@ class _Trace:
             bundle=route.bundle if route else None,
             mode=self.snapshot.modes.get(route.bundle, "enforce") if route else "enforce",
             principal=caller.record if caller else None,
-            chain=self.chain,
+            chain=chain_record(self.verified, self.bound, self.snapshot.inventory),
             action=_action(request, route, operation),
             resource=self.resource,
             environment=EnvironmentRecord(
@@ -161,21 +161,19 @@ def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundCh
         if snapshot.delegation.require or route.require_delegation:
             raise RequestFault(Reason.DELEGATION_REQUIRED, "this route requires a delegation chain")
         return None
-    chain = snapshot.chains.verify(
+    # Kept before it is bound: the record of a stolen chain must say whose it was.
+    chain = trace.verified = snapshot.chains.verify(
         presented,
         trust=snapshot.trust,
         policy=snapshot.delegation,
         trust_domain=snapshot.trust_domain,
         now=trace.now,
     )
-    # Written down before it is bound: the record of a stolen chain must say whose it was.
-    trace.chain = chain_record(chain, None, snapshot.inventory)
     check_chain(chain, snapshot.revocations)
-    bound = delegation.bind(
+    trace.bound = delegation.bind(
         chain, caller=caller.spiffe_id, workload_id=route.workload_id, audience=route.audience
     )
-    trace.chain = chain_record(chain, bound, snapshot.inventory)
-    return bound
+    return trace.bound
 
 
 def _attributes(

@@ -5,7 +5,7 @@ case-insensitive, and we accept the lower-case spelling alone, so that equal ids
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from authz_server.core import limits
@@ -51,6 +51,10 @@ class SpiffeId:
 
     trust_domain: TrustDomain
     path: str  # begins with "/", never ends with one
+    _text: str = field(init=False, repr=False, compare=False)  # read many times in a decision
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_text", f"{_SCHEME}{self.trust_domain.name}{self.path}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -68,7 +72,7 @@ class SpiffeId:
         return cls(TrustDomain.parse(name), "/" + path)
 
     def __str__(self) -> str:
-        return f"{_SCHEME}{self.trust_domain.name}{self.path}"
+        return self._text
 
 
 @dataclass(frozen=True, slots=True)
