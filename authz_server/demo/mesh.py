@@ -110,7 +110,7 @@ class Mesh:
 
     def start_pdp(self) -> None:
         """Start the PDP; `await_pdp` waits until it answers."""
-        argv = [sys.executable, "-m", "authz_server", "serve", "--config"]
+        argv = [sys.executable, "-m", "authz_server", "serve", "--lame-duck", "0", "--config"]
         self._pdp = self._processes.start("pdp", [*argv, self.layout.configuration])
 
     def await_pdp(self) -> None:

