@@ -7,7 +7,7 @@ variable that sets nothing instead of overlooking a misspelt one.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -17,6 +17,7 @@ from authz_server.core.yaml_document import Path, YamlDocument, YamlValue
 
 PREFIX: Final = "AUTHZ_"
 _SEPARATOR: Final = "__"
+_DEPTH_MAX: Final = 8  # twice what the configuration needs; bounds the recursion below
 
 # Kubernetes gives every pod variables for each Service of its namespace; those of a Service named
 # `authz` or `authz-…` begin like ours and are not meant for us.
@@ -44,9 +45,9 @@ class Overrides:
         for name in sorted(environ):
             if not name.startswith(PREFIX) or _SERVICE_LINK.fullmatch(name):
                 continue
-            if name.partition(_SEPARATOR)[0] not in known:
-                message = "sets no key of the configuration" + did_you_mean(name, known)
-                faults.append(Fault(file=name, message=message))
+            if name.partition(_SEPARATOR)[0] not in known or name.count(_SEPARATOR) > _DEPTH_MAX:
+                hint = did_you_mean(name, known, likeness=0.85)
+                faults.append(Fault(file=name, message=f"sets no key of the configuration{hint}"))
                 continue
             try:
                 path = tuple(name.removeprefix(PREFIX).lower().split(_SEPARATOR))
@@ -63,10 +64,14 @@ class Overrides:
             value = _set(value, path, override)
         return value
 
-    def variable(self, path: Path) -> str | None:
-        """Return the variable that set the value at `path`, or None."""
+    def variable(self, path: Path, below: YamlValue) -> str | None:
+        """Return the variable that set the value at `path`, or None. `below` is what it is over."""
         for override, (name, value) in reversed(tuple(self.values.items())):
-            if path[: len(override)] == override and reaches(value, path[len(override) :]):
+            if path[: len(override)] == override and found_at(value, path[len(override) :]):
+                return name
+            # `AUTHZ_A__B` makes a mapping of `a` where the file has something else.
+            replaced = found_at(below, path)
+            if override[: len(path)] == path and replaced and not isinstance(replaced[0], dict):
                 return name
         return None
 
@@ -94,16 +99,17 @@ def _set(value: YamlValue, path: Path, override: YamlValue) -> YamlValue:
     return override
 
 
-def reaches(value: YamlValue, path: Path) -> bool:
-    """Tell whether `path` leads to a part of `value`."""
+def found_at(value: YamlValue, path: Path) -> tuple[YamlValue, ...]:
+    """Return the part of `value` at `path`, or an empty tuple where there is none."""
+    found: tuple[YamlValue, ...] = (value,)
     for part in path:
-        if isinstance(value, dict) and isinstance(part, str):
-            items: Sequence[YamlValue] = [value[part]] if part in value else []
+        value = found[0]
+        if isinstance(value, dict) and isinstance(part, str) and part in value:
+            found = (value[part],)
         elif isinstance(value, list) and isinstance(part, int):
-            items = value[part : part + 1]
+            found = tuple(value[part : part + 1])
         else:
-            items = []
-        if not items:
-            return False
-        value = items[0]
-    return True
+            found = ()
+        if not found:
+            break
+    return found

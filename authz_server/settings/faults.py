@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from authz_server.core.errors import Fault
 from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import Path, YamlDocument
-from authz_server.settings.environment import Overrides, reaches
+from authz_server.settings.environment import Overrides, found_at
 
 # pydantic's error types to the phrase that follows the name of the key; `{…}` is their context.
 _PHRASES = {
@@ -41,9 +41,9 @@ def faults_of(
     for detail in error.errors(include_url=False, include_input=False):
         for found, phrase in _found(detail, model):
             # A single value stands for a list of one; then nothing is written at its index.
-            path = found if not isinstance(found[-1], int) or reaches(value, found) else found[:-1]
+            path = found if not isinstance(found[-1], int) or found_at(value, found) else found[:-1]
             message = f"`{dotted(path)}` {phrase}"
-            variable = overrides.variable(path)
+            variable = overrides.variable(path, document.value)
             if variable is not None:
                 yield Fault(file=variable, message=message)
             elif detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]:
