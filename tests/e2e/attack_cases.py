@@ -15,7 +15,7 @@ TABLE = Path(__file__).parents[1] / "cases" / "attacks.yaml"
 
 _MEMBERS = {"id", "what", "source", "request", "host", "headers", "body", "listener", "callers"}
 _OUTCOMES = {"hardened", "default", "alone", "upstream"}
-_OUTCOME = re.compile(r"allow|deny [A-Z_]+|reject [0-9]{3}")
+_OUTCOME = re.compile(r"allow|refuse|deny [A-Z_]+|reject [0-9]{3}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
