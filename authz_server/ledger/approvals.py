@@ -209,7 +209,7 @@ class Approvals:
             )
         # SECURITY: an issuer may spell a subject in another case than the group does. A spelling
         # must not let someone approve what is done in their own name.
-        if _folded(approver) in set(map(_folded, request.parties)):
+        if _folded(printable(approver)) in map(_folded, request.parties):
             raise ApprovalRefused(
                 Refusal.PARTY_TO_REQUEST,
                 f"`{printable(approver)}` takes part in this request; someone else must answer it",

@@ -202,7 +202,10 @@ def _matches(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
 
 
 def _stored(row: _Found) -> StoredDecision:
-    document = json.loads(row.record)
+    try:
+        document = json.loads(row.record)
+    except ValueError as error:
+        raise LedgerError(f"record {row.seq} is not JSON") from error
     if not isinstance(document, dict):
-        raise LedgerError(f"record {row.seq} is not a decision")
+        raise LedgerError(f"record {row.seq} is not a decision document")
     return StoredDecision(seq=row.seq, decision_id=row.decision_id, document=document)

@@ -26,7 +26,7 @@ from sqlalchemy import Connection, insert, select, update
 from authz_server.core.decision import ApprovalRecord, Decision, TicketRecord, Verdict
 from authz_server.core.errors import LedgerError, Reason
 from authz_server.ledger.printable import printable
-from authz_server.ledger.record import column_text, from_unix_us, resource_text, unix_us
+from authz_server.ledger.record import from_unix_us, resource_text, unix_us
 from authz_server.ledger.schema import OPEN_STATUSES, approvals
 
 _ID_BYTES: Final = 8
@@ -116,16 +116,16 @@ def _ask(
             fingerprint=decision.fingerprint,
             status=ticket.status,
             approver_group=ticket.approver_group,
-            subject=chain.subject if chain else None,
-            principal=principal.spiffe_id if principal else None,
-            actors=json.dumps(chain.actors if chain else ()),
-            purpose=column_text(chain.purpose) if chain and chain.purpose else None,
+            subject=printable(chain.subject) if chain else None,
+            principal=printable(principal.spiffe_id) if principal else None,
+            actors=json.dumps([printable(actor) for actor in chain.actors] if chain else []),
+            purpose=printable(chain.purpose) if chain and chain.purpose else None,
             action=printable(f"{action.protocol} {action.name}") if action else "",
             resource=printable(resource_text(resource)) if resource else "",
             args_sha256=resource.args_sha256 if resource else None,
-            bundle=decision.bundle,
-            rules=", ".join(map(printable, decision.rules)),
-            owner=column_text(decision.owner) if decision.owner else None,
+            bundle=printable(decision.bundle) if decision.bundle else None,
+            rules=printable(", ".join(decision.rules)),
+            owner=printable(decision.owner) if decision.owner else None,
             requested_at_us=unix_us(decision.time),
             expires_at_us=unix_us(ticket.expires_at),
             first_decision_id=decision_id,
