@@ -44,7 +44,8 @@ def main() -> int:
         return 0
     report = list(differences(committed(), wanted))
     if report:
-        print(f"{OUTPUT.name} is stale; run protos/generate.py", *report, sep="\n")
+        head = f"{OUTPUT.name} is stale; run protos/generate.py"
+        sys.stdout.write("\n".join([head, *report, ""]))
     return 1 if report else 0
 
 

@@ -1,0 +1,293 @@
+"""The door: bytes of a `CheckRequest` in, an `AccessRequest` out; answers go back by `answer`.
+
+With `answer`, this is the only user of the generated messages. What Envoy really sends was observed
+on Envoy 1.40:
+
+- With `encode_raw_headers` every field line arrives on its own in `header_map` and `headers` is
+  empty, except that Envoy has already joined repeated `host`, `content-type`, `content-encoding`
+  and `authorization` lines with a comma; the upstream gets those joined too.
+- Without it `headers` is a map: all repeated lines are joined, bytes outside UTF-8 are replaced.
+- `host` never arrives beside `:authority`, and a client's `x-envoy-auth-partial-body` never does.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct, Value
+
+from authz_server._pb.envoy.config.core.v3.address_pb2 import Address
+from authz_server._pb.envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
+from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from authz_server.core import limits
+from authz_server.core.errors import InvalidValueError, Reason, RequestFault
+from authz_server.core.request import SECURITY_HEADERS, AccessRequest, Headers, HttpRequest
+from authz_server.servers.answer import check_response
+
+__all__ = ["access_request", "check_request_from_json", "check_response"]
+
+_PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
+_CONTENT_LENGTH_DIGITS_MAX: Final = 18  # below 2**63, and a bound on what `int` is given
+
+# RFC 9110 §5.6.2 `token` characters and the colon of a pseudo-header.
+_NOT_IN_NAMES: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z:]")
+_PSEUDO_HEADERS: Final = frozenset({":authority", ":method", ":path", ":protocol", ":scheme"})
+
+# How a comma in one line of a security header is to be read. SECURITY: it may be a comma that was
+# sent, or two lines that Envoy joined, and then another reader may have seen only one of them.
+#
+# The value can hold no comma: two lines were joined.
+SINGLETONS: Final = frozenset(
+    {
+        ":authority",
+        ":method",
+        ":scheme",
+        "content-length",
+        "content-type",
+        "host",
+        "mcp-method",
+        "mcp-protocol-version",
+        "txn-token",
+        "workload-identity-token",
+    }
+)
+# A comma may be part of the one value: unless lines arrive apart, it cannot be told from a join.
+SINGLETONS_WITH_COMMA: Final = frozenset({"mcp-name", "mcp-session-id"})
+# Defined as a list: one line or several mean the same (RFC 9110 §5.3), and whoever reads it reads
+# a list. A joined `delegation-chain` keeps its order, which every link proves by hash.
+LISTS: Final = frozenset(
+    {
+        "content-encoding",
+        "delegation-chain",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-client-cert",
+    }
+)
+# The comma between parameters of one scheme is legal; another scheme behind it is a second line.
+# RFC 9110 §11.4: credentials = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PARAMETER: Final = _TOKEN + rb'[ \t]*=[ \t]*(?:[^\s",]+|"(?:[^"\\]|\\.)*")'
+_CREDENTIALS_WITH_PARAMETERS: Final = re.compile(
+    _TOKEN + rb" +" + _PARAMETER + rb"(?:[ \t]*,[ \t]*" + _PARAMETER + rb")*"
+)
+_JUDGED_BY_COMMA: Final = SINGLETONS | SINGLETONS_WITH_COMMA | {"authorization"}
+
+
+def access_request(data: bytes) -> AccessRequest:
+    """Return the request that the bytes of one `CheckRequest` describe.
+
+    Raises `RequestFault`: `OVERSIZE` over any bound of `core.limits`, `DUPLICATE_HEADER` for a
+    repeated security header, `MALFORMED_REQUEST` for anything else that is undecodable, ambiguous
+    or contradicts itself. Not checked here: what the values mean.
+    """
+    if len(data) > limits.CHECK_REQUEST_BYTES_MAX:
+        raise RequestFault(Reason.OVERSIZE, "check request is too large")
+    try:
+        attributes = CheckRequest.FromString(data).attributes
+    except DecodeError as error:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "check request cannot be decoded") from error
+    has_http = attributes.request.HasField("http")
+    if not (has_http or attributes.HasField("source") or attributes.HasField("destination")):
+        raise RequestFault(Reason.MALFORMED_REQUEST, "check request describes no request")
+    source, destination = attributes.source, attributes.destination
+    certificate = source.certificate
+    if len(certificate) > limits.PEER_CERTIFICATE_BYTES_MAX:
+        raise RequestFault(Reason.OVERSIZE, "peer certificate is too large")
+    extensions = attributes.context_extensions
+    if len(extensions) > limits.CONTEXT_EXTENSIONS_MAX:
+        raise RequestFault(Reason.OVERSIZE, "route has too many context extensions")
+    return AccessRequest(
+        peer_certificate=certificate,
+        peer_principal=source.principal,
+        source_address=source.address.socket_address.address or None,
+        listener=_listener(destination.address),
+        destination_principal=destination.principal,
+        node=destination.labels.get("node"),
+        sni=attributes.tls_session.sni or None,
+        http=_http_request(attributes.request.http) if has_http else None,
+        extensions=dict(extensions),
+        metadata=_metadata(attributes.metadata_context.filter_metadata),
+    )
+
+
+def check_request_from_json(data: bytes) -> bytes:
+    """Return the bytes of the `CheckRequest` spelled by `data` in protobuf's JSON form.
+
+    Raises `InvalidValueError` for anything else, unknown members included.
+    """
+    try:
+        return json_format.Parse(data, CheckRequest()).SerializeToString()
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidValueError(f"not a CheckRequest in protobuf JSON: {error}") from error
+
+
+def _listener(address: Address) -> str | None:
+    socket = address.socket_address
+    if host := socket.address:
+        return f"[{host}]:{socket.port_value}" if ":" in host else f"{host}:{socket.port_value}"
+    if internal := address.envoy_internal_address.server_listener_name:
+        return f"envoy://{internal}"
+    return address.pipe.path or None
+
+
+def _http_request(http: AttributeContext.HttpRequest) -> HttpRequest:
+    method, path, host, scheme = http.method, http.path, http.host, http.scheme
+    if not method or http.query or http.fragment:
+        # Envoy always says the method, and leaves these two empty: the query is part of `path`.
+        raise RequestFault(Reason.MALFORMED_REQUEST, "request line is not as Envoy describes it")
+    _check_size(method, limits.METHOD_BYTES_MAX, "method")
+    _check_size(path, limits.RAW_PATH_BYTES_MAX, "path")
+    _check_size(host, limits.HOST_BYTES_MAX, "host")
+    if http.body:
+        # SECURITY: string mode replaces bytes outside UTF-8, so that what is judged here is not
+        # what the upstream gets (GHSA-9g5w-hqr3-w2ph).
+        raise RequestFault(Reason.MALFORMED_REQUEST, "body was sent as text, not as bytes")
+    body = http.raw_body
+    if len(body) > limits.BODY_BYTES_MAX:
+        raise RequestFault(Reason.OVERSIZE, "body is too large")
+    headers = _headers(http)
+    for name, value in (
+        (":path", path),
+        (":method", method),
+        (":authority", host),
+        (":scheme", scheme),
+        ("host", host),
+    ):
+        lines = headers.fields.get(name)
+        if lines is not None and lines[0] != value.encode():
+            raise RequestFault(Reason.MALFORMED_REQUEST, f"`{name}` contradicts the request line")
+    return HttpRequest(
+        method=method,
+        scheme=scheme,
+        host=host,
+        path=path,
+        headers=headers,
+        body=body,
+        body_truncated=_is_truncated(headers, len(body)),
+        protocol=http.protocol,
+    )
+
+
+def _check_size(text: str, bytes_max: int, what: str) -> None:
+    if len(text) > bytes_max or (not text.isascii() and len(text.encode()) > bytes_max):
+        raise RequestFault(Reason.OVERSIZE, f"{what} is too long")
+
+
+def _headers(http: AttributeContext.HttpRequest) -> Headers:
+    lines = http.header_map.headers
+    joined = http.headers
+    if lines and joined:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "headers were sent in two forms")
+    if not lines and not joined:
+        # No HTTP request is without headers: the filter was told to send none of them.
+        raise RequestFault(Reason.MALFORMED_REQUEST, "no headers were sent")
+    if max(len(lines), len(joined)) > limits.HEADERS_MAX:
+        raise RequestFault(Reason.OVERSIZE, "too many headers")
+    if lines:
+        return _collect([(line.key, line.raw_value or line.value.encode()) for line in lines], {})
+    return _collect(
+        [(name, value.encode()) for name, value in joined.items()], SINGLETONS_WITH_COMMA
+    )
+
+
+def _collect(lines: list[tuple[str, bytes]], joined_singletons: Iterable[str]) -> Headers:
+    _check_names([name for name, _ in lines])
+    fields: dict[str, tuple[bytes, ...]] = {}
+    for key, value in lines:
+        name = key.lower()
+        earlier = fields.get(name)
+        if earlier is None:
+            fields[name] = (value,)
+        elif name in SECURITY_HEADERS:
+            raise RequestFault(Reason.DUPLICATE_HEADER, f"header `{name}` was sent more than once")
+        else:
+            fields[name] = (*earlier, value)
+        if b"," in value and name in _JUDGED_BY_COMMA:
+            _check_comma(name, value, joined_singletons)
+    return Headers(fields=fields)
+
+
+def _check_names(names: list[str]) -> None:
+    # One search over all names: a third of the cost of one match for each.
+    text = "".join(names)
+    pseudo_headers = sum(name in _PSEUDO_HEADERS for name in names) if ":" in text else 0
+    if "" in names or _NOT_IN_NAMES.search(text) or text.count(":") != pseudo_headers:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "header name is not a token")
+
+
+def _check_comma(name: str, value: bytes, joined_singletons: Iterable[str]) -> None:
+    if name == "authorization":
+        is_joined = not _CREDENTIALS_WITH_PARAMETERS.fullmatch(value)
+    else:
+        is_joined = name in SINGLETONS or name in joined_singletons
+    if is_joined:
+        raise RequestFault(Reason.DUPLICATE_HEADER, f"header `{name}` was sent more than once")
+
+
+def _is_truncated(headers: Headers, body_bytes: int) -> bool:
+    length = headers.fields.get("content-length")
+    partial = headers.fields.get(_PARTIAL_BODY)
+    declared = 0
+    if length is not None:
+        digits = length[0]
+        if not digits.isdigit() or len(digits) > _CONTENT_LENGTH_DIGITS_MAX:
+            raise RequestFault(Reason.MALFORMED_REQUEST, "`content-length` is not a number")
+        declared = int(digits)
+        if declared < body_bytes:
+            raise RequestFault(Reason.MALFORMED_REQUEST, "body is longer than its declared length")
+    if partial is not None and partial != (b"false",):
+        return True
+    # An empty body is one that was not asked for, not one that was cut.
+    return 0 < body_bytes < declared
+
+
+def _metadata(by_filter: Mapping[str, Struct]) -> Mapping[str, Mapping[str, object]]:
+    if not by_filter:
+        return _NO_METADATA
+    reader = _StructReader()
+    return {name: reader.struct(struct, 1) for name, struct in by_filter.items()}
+
+
+_NO_METADATA: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
+
+
+class _StructReader:
+    """Turns `Struct`s of one request into plain values, within one bound for all of them."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members = 0
+
+    def struct(self, struct: Struct, depth: int) -> dict[str, object]:
+        """Return the members of `struct`, which stands at `depth` (1: a filter's own)."""
+        self._count(len(struct.fields), depth)
+        return {name: self._value(value, depth) for name, value in struct.fields.items()}
+
+    def _value(self, value: Value, depth: int) -> object:
+        match value.WhichOneof("kind"):
+            case "string_value":
+                return value.string_value
+            case "number_value" if math.isfinite(value.number_value):
+                return value.number_value
+            case "bool_value":
+                return value.bool_value
+            case "null_value":
+                return None
+            case "struct_value":
+                return self.struct(value.struct_value, depth + 1)
+            case "list_value":
+                items = value.list_value.values
+                self._count(len(items), depth + 1)
+                return [self._value(item, depth + 1) for item in items]
+        raise RequestFault(Reason.MALFORMED_REQUEST, "filter metadata holds no JSON value")
+
+    def _count(self, members: int, depth: int) -> None:
+        self._members += members
+        if self._members > limits.JSON_MEMBERS_MAX or depth > limits.JSON_DEPTH_MAX:
+            raise RequestFault(Reason.OVERSIZE, "filter metadata is too large or too deep")
