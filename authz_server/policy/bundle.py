@@ -6,7 +6,7 @@ that read files.
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from authz_server.core.attributes import Attributes, PartyAttributes, Role
 from authz_server.core.decision import Evaluation
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.limits import POLICY_FILE_BYTES_MAX
+from authz_server.policy.cases import Case, CaseFailure, load_cases, run_cases, untested_rules
 from authz_server.policy.index import Node
 from authz_server.policy.manifest import Manifest, load_manifest
 from authz_server.policy.model import Effect, load_model
@@ -41,7 +42,7 @@ class PolicyBundle:
     """One compiled bundle. Immutable and free of hidden state: any number of threads may share it.
 
     `rules` are in the order they are reported in; `warnings` do not stop a bundle from loading.
-    `cases` is the content of `cases.yaml`, empty when there is none.
+    `cases` are the policy tests of `cases.yaml`; `failed_cases` runs them.
     """
 
     manifest: Manifest
@@ -51,7 +52,7 @@ class PolicyBundle:
     index: Node[Rule]
     order: Mapping[str, int]
     warnings: tuple[Fault, ...] = ()
-    cases: bytes = b""
+    cases: tuple[Case, ...] = ()
 
     @property
     def name(self) -> str:
@@ -73,6 +74,14 @@ class PolicyBundle:
             return strictest(judged, self.order)
         except Exception:  # noqa: BLE001 -- attributes of a wrong shape deny like any other error
             return policy_error()
+
+    def failed_cases(self) -> tuple[CaseFailure, ...]:
+        """Return the policy tests that this bundle does not pass."""
+        return run_cases(self, self.cases)
+
+    def untested_rules(self) -> tuple[str, ...]:
+        """Return the ids of the rules that decide no policy test."""
+        return untested_rules(self, self.cases, self.order)
 
     def _parties(self, attributes: Attributes) -> tuple[PartyAttributes, ...]:
         wanted = self.manifest.parties
@@ -117,6 +126,10 @@ def load_bundle_files(files: Mapping[str, bytes], *, name_hint: str | None = Non
     if model is not None and policies:
         roles = [texts[ROLES]] if ROLES in texts else []
         rules, index = load_rules(policies, roles, model, log)
+    cases: tuple[Case, ...] = ()
+    if CASES in known and manifest is not None:
+        name, data = known[CASES]
+        cases = load_cases(data, file=name, manifest=manifest, log=log)
     faults = log.errors()
     if faults or manifest is None or model is None:
         raise ConfigurationError(faults)
@@ -128,7 +141,7 @@ def load_bundle_files(files: Mapping[str, bytes], *, name_hint: str | None = Non
         index=index,
         order=MappingProxyType({rule.id: rule.order for rule in rules}),
         warnings=tuple(log.warnings),
-        cases=known[CASES][1] if CASES in known else b"",
+        cases=cases,
     )
 
 
@@ -262,8 +275,3 @@ def _parts(known: Mapping[str, tuple[str, bytes]]) -> Iterator[bytes]:
     for flat in sorted(known):
         yield flat.encode()
         yield known[flat][1]
-
-
-def rules_by_id(rules: Sequence[Rule]) -> Mapping[str, Rule]:
-    """Return `rules` by their ids."""
-    return MappingProxyType({rule.id: rule for rule in rules})
