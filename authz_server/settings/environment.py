@@ -16,6 +16,7 @@ from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import Path, YamlDocument, YamlValue
 
 PREFIX: Final = "AUTHZ_"
+CONFIG_VARIABLE: Final = "AUTHZ_CONFIG"  # where the file is; read by the command line, not here
 _SEPARATOR: Final = "__"
 _DEPTH_MAX: Final = 8  # twice what the configuration needs; bounds the recursion below
 
@@ -43,7 +44,9 @@ class Overrides:
         values: dict[Path, tuple[str, YamlValue]] = {}
         faults: list[Fault] = []
         for name in sorted(environ):
-            if not name.startswith(PREFIX) or _SERVICE_LINK.fullmatch(name):
+            if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+                continue
+            if _SERVICE_LINK.fullmatch(name):
                 continue
             if name.partition(_SEPARATOR)[0] not in known or name.count(_SEPARATOR) > _DEPTH_MAX:
                 hint = did_you_mean(name, known, likeness=0.85)
