@@ -35,6 +35,12 @@ class Page:
         body = json.dumps(document, indent=1).encode() + b"\n"
         return cls(status=status, content_type="application/json", body=body)
 
+    @classmethod
+    def text(cls, status: HTTPStatus, text: str) -> "Page":
+        """Return `text` as a page of one line."""
+        content_type = "text/plain; charset=utf-8"
+        return cls(status=status, content_type=content_type, body=text.encode() + b"\n")
+
 
 # Path -> what answers GET and HEAD. Called from any thread.
 Pages = Mapping[str, Callable[[], Page]]
@@ -122,7 +128,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _refuse(self) -> None:
         self.close_connection = True  # its body, if any, is not read
-        self._send(_text(HTTPStatus.METHOD_NOT_ALLOWED), allow="GET, HEAD")
+        self._send(_status_page(HTTPStatus.METHOD_NOT_ALLOWED), allow="GET, HEAD")
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
@@ -130,7 +136,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body would be read as the next request
         page = self.server.pages.get(self.path.partition("?")[0])
-        self._send(page() if page is not None else _text(HTTPStatus.NOT_FOUND))
+        self._send(page() if page is not None else _status_page(HTTPStatus.NOT_FOUND))
 
     def _send(self, page: Page, allow: str | None = None) -> None:
         self.send_response(page.status)
@@ -147,6 +153,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(page.body)
 
 
-def _text(status: HTTPStatus) -> Page:
-    body = f"{status.value} {status.phrase}\n".encode()
-    return Page(status=status, content_type="text/plain; charset=utf-8", body=body)
+def _status_page(status: HTTPStatus) -> Page:
+    return Page.text(status, f"{status.value} {status.phrase}")

@@ -6,6 +6,7 @@ the serving snapshot. What a request brings never becomes a label.
 
 from collections.abc import Callable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import (
@@ -23,8 +24,9 @@ from authz_server import __version__
 from authz_server.core.decision import Decision, Verdict
 from authz_server.core.errors import LedgerError
 from authz_server.core.snapshot import Snapshot
+from authz_server.servers.admin_http import Page
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 # The name of a bundle that the serving snapshot does not have, and of no bundle at all.
 _OTHER_BUNDLE: Final = "other"
@@ -118,9 +120,10 @@ class Metrics:
         """Add a gauge whose value is read when Prometheus asks."""
         Gauge(name, documentation, registry=self._registry).set_function(read)
 
-    def render(self) -> bytes:
-        """Return all metrics in the Prometheus text format (`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
+    def page(self) -> Page:
+        """Return all metrics in the Prometheus text format."""
+        body = generate_latest(self._registry)
+        return Page(status=HTTPStatus.OK, content_type=_CONTENT_TYPE, body=body)
 
     def _bind(self, decision: Decision) -> Counter:
         bundle = decision.bundle

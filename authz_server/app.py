@@ -1,0 +1,212 @@
+"""The composition root: every part is built here from `Settings`, started and stopped in order.
+
+Start: policy, ledger, addresses, then calls. Stop, in reverse and without losing a call: health
+and `/readyz` say no; Envoys turn elsewhere (the lame duck); no new calls; calls in flight are
+answered; the ledger is closed.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, Self
+
+from authz_server import __version__
+from authz_server.core import limits
+from authz_server.core.chain_cache import ChainCache
+from authz_server.ledger.store import Ledger
+from authz_server.reload.holder import SnapshotHolder
+from authz_server.reload.reloader import Reloader, ReloadOutcome
+from authz_server.reload.watch import Watcher
+from authz_server.servers import metrics
+from authz_server.servers.admin_http import AdminServer, Page
+from authz_server.servers.check_service import CheckService, Clock
+from authz_server.servers.event_log import EventLog
+from authz_server.servers.group_commit import GroupCommit, Recorder, Unrecorded
+from authz_server.servers.grpc_server import GrpcServer
+from authz_server.servers.ledger_watch import LedgerWatch
+from authz_server.servers.readiness import Readiness
+from authz_server.settings import Settings
+
+LAME_DUCK_S: Final = 1.0
+_HEALTH_INTERVAL_S: Final = 0.5  # how soon gRPC health follows `/readyz`
+
+
+def run(settings: Settings, *, lame_duck_s: float = LAME_DUCK_S) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; return the exit code.
+
+    Raises `ConfigurationError`, `LedgerError` or `ListenError` when it cannot begin.
+    """
+    return asyncio.run(_serve(settings, lame_duck_s))
+
+
+async def _serve(settings: Settings, lame_duck_s: float) -> int:
+    server = PolicyServer(settings, log=EventLog.json(sys.stderr))
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():
+            # Asked twice: end at once. Every answer that was given is in the ledger already.
+            os._exit(128 + number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    async with server:
+        await stopping.wait()
+        await server.announce_drain(lame_duck_s)
+    return 0
+
+
+def utc_now() -> datetime:
+    """Return the present time."""
+    return datetime.now(UTC)
+
+
+class PolicyServer:
+    """One policy decision point. Entering it starts it; leaving it stops it, calls answered."""
+
+    def __init__(self, settings: Settings, *, log: EventLog, clock: Clock = utc_now) -> None:
+        self.grpc_addresses: tuple[str, ...] = ()  # as bound, once started
+        self.http_port = 0
+        self._settings = settings
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics.Metrics()
+        self._holder = SnapshotHolder()
+        self._readiness = Readiness(self._holder)
+        self._reloader = Reloader(
+            settings, chains=ChainCache(), holder=self._holder, on_reload=self._reloaded
+        )
+        self._ledger_watch: LedgerWatch | None = None
+        self._grpc: GrpcServer | None = None
+        self._parts = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises `ConfigurationError`, `LedgerError` or `ListenError`; then nothing runs."""
+        self._log.info("starting", version=__version__, pid=os.getpid())
+        async with contextlib.AsyncExitStack() as starting:
+            await self._start(starting)
+            self._parts = starting.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Answer the calls in flight and stop."""
+        await self._parts.aclose()
+        self._log.info("stopped")
+
+    async def announce_drain(self, lame_duck_s: float) -> None:
+        """Let every probe see that this server is leaving, and wait; calls are still answered."""
+        self._log.info("draining", lame_duck_s=lame_duck_s)
+        self._readiness.drain()
+        if self._grpc is not None:
+            await self._grpc.set_not_serving()
+        await asyncio.sleep(lame_duck_s)
+
+    def reload(self) -> None:
+        """Look at the files on disk now, without waiting for the watch."""
+        asyncio.get_running_loop().run_in_executor(None, self._reloader.refresh)
+
+    async def _start(self, parts: contextlib.AsyncExitStack) -> None:
+        """Start every part; `parts` stops them in reverse."""
+        self._reloader.refresh()
+        if self._holder.last_error is not None:
+            raise self._holder.last_error
+        service = CheckService(
+            snapshots=self._holder,
+            recorder=self._open_ledger(parts),
+            clock=self._clock,
+            checked=self._metrics.checked,
+            broke=self._broke,
+        )
+        self._add_gauges(service)
+        self._start_admin(parts)
+        await self._start_grpc(parts, service)
+        watcher = Watcher(self._reloader)
+        watcher.start()
+        parts.callback(watcher.stop)
+
+    def _open_ledger(self, parts: contextlib.AsyncExitStack) -> Recorder:
+        ledger, approvals = self._settings.ledger, self._settings.approvals
+        if ledger.mode == "off":
+            self._log.warning("unrecorded", why="ledger.mode is off: nothing can be explained")
+            return Unrecorded()
+        store = Ledger.open(
+            ledger.url, approval_ttl_s=approvals.ttl_s, single_use=approvals.single_use
+        )
+        parts.callback(store.close)
+        self._ledger_watch = LedgerWatch(
+            store, metrics=self._metrics, readiness=self._readiness, log=self._log
+        )
+        group = GroupCommit(store, observe=self._ledger_watch.committed)
+        parts.callback(group.close)
+        return group
+
+    def _start_admin(self, parts: contextlib.AsyncExitStack) -> None:
+        address = self._settings.listen.http
+        admin = AdminServer(
+            address.host,
+            address.port,
+            {
+                "/healthz": lambda: Page.text(HTTPStatus.OK, "ok"),
+                "/readyz": self._readiness.page,
+                "/metrics": self._metrics.page,
+            },
+        )
+        parts.callback(admin.close)
+        admin.start()
+        self.http_port = admin.port
+        self._log.info("listening", http=f"{address.host}:{admin.port}")
+
+    async def _start_grpc(self, parts: contextlib.AsyncExitStack, service: CheckService) -> None:
+        grpc = self._grpc = GrpcServer(service.handle)
+        parts.push_async_callback(grpc.stop, limits.DRAIN_TIMEOUT_S)
+        self.grpc_addresses = tuple(
+            grpc.listen(str(address)) for address in self._settings.listen.grpc
+        )
+        await grpc.start()
+        self._log.info("listening", grpc=list(self.grpc_addresses))
+        await grpc.set_serving()
+        self._log.info("ready", revision=self._readiness.revision)
+        health = asyncio.create_task(self._follow_readiness(grpc))
+        parts.callback(health.cancel)
+
+    async def _follow_readiness(self, grpc: GrpcServer) -> None:
+        """Keep gRPC health equal to `/readyz`."""
+        loop = asyncio.get_running_loop()
+        was_ready = True
+        while True:
+            await asyncio.sleep(_HEALTH_INTERVAL_S)
+            if self._ledger_watch is not None:
+                await loop.run_in_executor(None, self._ledger_watch.retry)
+            why_not = self._readiness.why_not
+            if was_ready != (not why_not):
+                was_ready = not why_not
+                await (grpc.set_serving() if was_ready else grpc.set_not_serving())
+                self._log.info("ready" if was_ready else "not_ready", why=list(why_not))
+
+    def _add_gauges(self, service: CheckService) -> None:
+        gauge = self._metrics.gauge
+        gauge("authz_checks_in_flight", "Calls being decided now.", lambda: service.in_flight)
+        gauge("authz_ready", "1 while `/readyz` says so.", lambda: not self._readiness.why_not)
+
+    def _broke(self, fault: str) -> None:
+        self._metrics.broke()
+        self._log.once("internal_error", fault=fault)
+
+    def _reloaded(self, outcome: ReloadOutcome) -> None:
+        """Tell people what came of a load. Called from the watching thread."""
+        if outcome.snapshot is not None:
+            self._metrics.serving(outcome.snapshot, self._clock())
+            self._log.info("loaded", revision=outcome.snapshot.revision, load_s=outcome.load_s)
+        elif outcome.error is not None and self._holder.current is not None:
+            self._metrics.reload_failed()
+            # Where and why, without the faulty lines themselves.
+            faults = [str(replace(fault, source="")) for fault in outcome.error.faults]
+            self._log.error("reload_refused", faults=faults)
