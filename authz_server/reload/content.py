@@ -44,15 +44,6 @@ def identity_files(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def bundle_directories(root: Path) -> tuple[Path, ...]:
-    """Return the direct sub-directories of `root`, by name; raises `OSError` if it has no list.
-
-    Names that begin with a dot are skipped: Kubernetes keeps the versions of a mounted ConfigMap
-    in `..<time>` and points `..data` at the present one.
-    """
-    return tuple(sorted(p for p in root.iterdir() if not _is_hidden(p) and p.is_dir()))
-
-
 def watched_directories(settings: Settings) -> frozenset[tuple[Path, int, int]]:
     """Return each directory in which a change can be seen, with its device and inode.
 
@@ -60,7 +51,7 @@ def watched_directories(settings: Settings) -> frozenset[tuple[Path, int, int]]:
     its name, whose old watch would stay silent for ever.
     """
     root = settings.bundles.dir
-    directories = {root.parent, root, *_listed(root)}
+    directories = {root.parent, root, *_bundle_directories(root)}
     for path in identity_files(settings):
         directories |= {path.parent, _real(path).parent}
     found = set()
@@ -86,23 +77,24 @@ def concerns(settings: Settings, changed: Path) -> bool:
 
 def _entries(settings: Settings) -> Iterator[Path]:
     yield from identity_files(settings)
-    for directory in _listed(settings.bundles.dir):
+    for directory in _bundle_directories(settings.bundles.dir):
         yield directory
-        try:
-            yield from sorted(path for path in directory.iterdir() if not _is_hidden(path))
-        except OSError:
-            continue
+        yield from _listing(directory)
 
 
-def _listed(root: Path) -> tuple[Path, ...]:
+def _bundle_directories(root: Path) -> tuple[Path, ...]:
+    return tuple(path for path in _listing(root) if path.is_dir())
+
+
+def _listing(directory: Path) -> tuple[Path, ...]:
+    """Return what lies in `directory`, by name, without names that begin with a dot.
+
+    Kubernetes keeps the versions of a mounted ConfigMap in `..<time>` and points `..data` at one.
+    """
     try:
-        return bundle_directories(root)
+        return tuple(sorted(p for p in directory.iterdir() if not p.name.startswith(".")))
     except OSError:
         return ()
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
 
 
 def _real(path: Path) -> Path:

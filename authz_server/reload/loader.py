@@ -1,9 +1,8 @@
 """Load a snapshot from the files that the configuration names: everything, or every fault."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -18,8 +17,8 @@ from authz_server.identity.bundle_files import TRUST_BUNDLE_BYTES_MAX, trust_bun
 from authz_server.identity.file_content import FileContent, read_all
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
 from authz_server.identity.issuer_keys import JWKS_BYTES_MAX, issuer_from_jwks
-from authz_server.policy.bundle import load_bundle
-from authz_server.reload.content import bundle_directories, fingerprint
+from authz_server.policy.bundle import load_bundles
+from authz_server.reload.content import fingerprint
 from authz_server.settings import Settings
 
 ATTEMPTS_MAX: Final = 5  # a swap takes microseconds; files that change five times are not settled
@@ -88,7 +87,7 @@ def _snapshot(settings: Settings, chains: ChainCache, faults: _Faults) -> Snapsh
         trust=trust,
         delegation=delegation,
         inventory=inventory,
-        policies=MappingProxyType(policies),
+        policies=policies,
         chains=chains,
         admit_unregistered=admit_unregistered,
         bind_txn=bind_txn,
@@ -132,33 +131,17 @@ def _inventory(settings: Settings, faults: _Faults) -> tuple[Inventory, str]:
     return Inventory.of([]), ""
 
 
-def _policies(settings: Settings, faults: _Faults) -> dict[str, Policy]:
-    policies: dict[str, Policy] = {}
-    for directory in _bundle_directories(settings, faults):
-        with faults.collecting():
-            policy = load_bundle(directory)
-            if policy.name in policies:
-                raise _fault(directory, f"a second bundle has the name `{policy.name}`")
-            policies[policy.name] = policy
-    if not faults.found:
-        for name in sorted(settings.bundles.mode.keys() - policies.keys()):
-            message = f"no bundle has the name `{name}`, which `bundles.mode` mentions"
-            faults.found.append(Fault(file=str(settings.bundles.dir), message=message))
-    return policies
-
-
-def _bundle_directories(settings: Settings, faults: _Faults) -> tuple[Path, ...]:
+def _policies(settings: Settings, faults: _Faults) -> Mapping[str, Policy]:
     root = settings.bundles.dir
     with faults.collecting():
-        try:
-            found = bundle_directories(root)
-        except OSError as error:
-            raise _fault(root, f"cannot be read: {error.strerror}") from error
-        if not found:
-            # SECURITY: without a policy nothing can be allowed; an empty mount is a mistake.
-            raise _fault(root, "has no sub-directory, so there is no policy bundle")
-        return found
-    return ()
+        policies = load_bundles(root)
+        unknown = sorted(settings.bundles.mode.keys() - policies.keys())
+        if unknown:
+            named = ", ".join(f"`{name}`" for name in unknown)
+            message = f"no policy bundle is called {named}, as `bundles.mode` has it"
+            raise ConfigurationError([Fault(file=str(root), message=message)])
+        return policies
+    return {}
 
 
 def _delegation_policy(settings: Settings) -> DelegationPolicy:
@@ -169,10 +152,6 @@ def _delegation_policy(settings: Settings) -> DelegationPolicy:
         delegator_trust_domains=frozenset((settings.trust_domain,) if domains is None else domains),
         **given.limits.model_dump(),
     )
-
-
-def _fault(path: Path, message: str) -> ConfigurationError:
-    return ConfigurationError([Fault(file=str(path), message=message)])
 
 
 def _digest(*parts: object) -> str:
