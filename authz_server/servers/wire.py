@@ -12,7 +12,8 @@ on Envoy 1.40:
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -33,8 +34,8 @@ __all__ = ["access_request", "check_request_from_json", "check_response"]
 _PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
 _CONTENT_LENGTH_DIGITS_MAX: Final = 18  # below 2**63, and a bound on what `int` is given
 
-# RFC 9110 §5.6.2 `token` characters and the colon of a pseudo-header.
-_NOT_IN_NAMES: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z:]")
+# RFC 9110 §5.6.2, in the lower case of a field name
+_TOKEN_CHARACTERS: Final = (string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|~").encode()
 _PSEUDO_HEADERS: Final = frozenset({":authority", ":method", ":path", ":protocol", ":scheme"})
 
 # How a comma in one line of a security header is to be read. SECURITY: it may be a comma that was
@@ -70,7 +71,7 @@ LISTS: Final = frozenset(
 )
 # The comma between parameters of one scheme is legal; another scheme behind it is a second line.
 # RFC 9110 §11.4: credentials = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN: Final = b"[A-Z" + re.escape(_TOKEN_CHARACTERS) + b"]+"
 _PARAMETER: Final = _TOKEN + rb'[ \t]*=[ \t]*(?:[^\s",]+|"(?:[^"\\]|\\.)*")'
 _CREDENTIALS_WITH_PARAMETERS: Final = re.compile(
     _TOKEN + rb" +" + _PARAMETER + rb"(?:[ \t]*,[ \t]*" + _PARAMETER + rb")*"
@@ -189,38 +190,42 @@ def _headers(http: AttributeContext.HttpRequest) -> Headers:
     if max(len(lines), len(joined)) > limits.HEADERS_MAX:
         raise RequestFault(Reason.OVERSIZE, "too many headers")
     if lines:
-        return _collect([(line.key, line.raw_value or line.value.encode()) for line in lines], {})
+        return _collect([(line.key, line.raw_value or line.value.encode()) for line in lines], ())
     return _collect(
         [(name, value.encode()) for name, value in joined.items()], SINGLETONS_WITH_COMMA
     )
 
 
-def _collect(lines: list[tuple[str, bytes]], joined_singletons: Iterable[str]) -> Headers:
-    _check_names([name for name, _ in lines])
-    fields: dict[str, tuple[bytes, ...]] = {}
-    for key, value in lines:
-        name = key.lower()
-        earlier = fields.get(name)
-        if earlier is None:
-            fields[name] = (value,)
-        elif name in SECURITY_HEADERS:
-            raise RequestFault(Reason.DUPLICATE_HEADER, f"header `{name}` was sent more than once")
-        else:
-            fields[name] = (*earlier, value)
-        if b"," in value and name in _JUDGED_BY_COMMA:
-            _check_comma(name, value, joined_singletons)
+def _collect(lines: list[tuple[str, bytes]], joined_singletons: Collection[str]) -> Headers:
+    """Return `lines` by name. `joined_singletons` are those in which a comma means a join."""
+    names = "".join([name for name, _ in lines]).encode()
+    # All names at once, a tenth of the cost of one match for each: without token characters, there
+    # is one colon left of each pseudo-header and nothing else.
+    rest = names.translate(None, _TOKEN_CHARACTERS)
+    if rest.strip(b":"):  # Envoy's names are in lower case and do not come here
+        rest = names.lower().translate(None, _TOKEN_CHARACTERS)
+        lines = [(name.lower(), value) for name, value in lines]
+    fields: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in lines}
+    if len(fields) != len(lines):
+        fields = _repeated(lines)
+    if "" in fields or rest != b":" * len(_PSEUDO_HEADERS & fields.keys()):
+        raise RequestFault(Reason.MALFORMED_REQUEST, "header name is not a token")
+    for name in _JUDGED_BY_COMMA & fields.keys():
+        if b"," in fields[name][0]:
+            _check_comma(name, fields[name][0], joined_singletons)
     return Headers(fields=fields)
 
 
-def _check_names(names: list[str]) -> None:
-    # One search over all names: a third of the cost of one match for each.
-    text = "".join(names)
-    pseudo_headers = sum(name in _PSEUDO_HEADERS for name in names) if ":" in text else 0
-    if "" in names or _NOT_IN_NAMES.search(text) or text.count(":") != pseudo_headers:
-        raise RequestFault(Reason.MALFORMED_REQUEST, "header name is not a token")
+def _repeated(lines: list[tuple[str, bytes]]) -> dict[str, tuple[bytes, ...]]:
+    fields: dict[str, tuple[bytes, ...]] = {}
+    for name, value in lines:
+        if name in fields and name in SECURITY_HEADERS:
+            raise RequestFault(Reason.DUPLICATE_HEADER, f"header `{name}` was sent more than once")
+        fields[name] = (*fields.get(name, ()), value)
+    return fields
 
 
-def _check_comma(name: str, value: bytes, joined_singletons: Iterable[str]) -> None:
+def _check_comma(name: str, value: bytes, joined_singletons: Collection[str]) -> None:
     if name == "authorization":
         is_joined = not _CREDENTIALS_WITH_PARAMETERS.fullmatch(value)
     else:
