@@ -19,6 +19,7 @@ from authz_server.core.jose import (
     verify_signature,
 )
 from authz_server.core.strict_json import JsonValue
+from authz_server.core.trust import VerificationKey
 from tests.harness import chains
 from tests.harness.chains import reason_of
 
@@ -134,7 +135,12 @@ def test_only_asymmetric_algorithms_exist() -> None:
 
 def test_each_algorithm_fits_its_own_kind_of_key() -> None:
     small = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
-    keys = {"P-256": P256, "P-384": P384, "P-521": P521, "RSA": chains.rsa_2048().public_key()}
+    keys: Mapping[str, VerificationKey] = {
+        "P-256": P256,
+        "P-384": P384,
+        "P-521": P521,
+        "RSA": chains.rsa_2048().public_key(),
+    }
     expected = {"ES256": {"P-256"}, "ES384": {"P-384"}, "PS256": {"RSA"}, "RS256": {"RSA"}}
     for algorithm in ALGORITHMS:
         fitting = {name for name, key in keys.items() if fits(algorithm, key)}
