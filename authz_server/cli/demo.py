@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -148,27 +149,36 @@ class _Teller:
 
 
 def _act_table(name: str, results: "Sequence[Result]") -> Table:
-    table = Table(title=safe(name), title_style="bold", title_justify="left", expand=True)
-    table.add_column("", width=1)
-    table.add_column("what happens", ratio=5)
-    table.add_column("had to come", ratio=3)
-    table.add_column("came", ratio=3)
-    table.add_column("the service", ratio=1, min_width=11)
+    table = Table(
+        title=Text(f"\n{name}", "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("")
+    table.add_column("what happens", ratio=1)
+    table.add_column("had to come")
+    table.add_column("came")
+    table.add_column("the service")
     for result in results:
         good = result.as_expected
         table.add_row(
             Text("✓", "green") if good else Text("✗", "bold red"),
             _what(result),
-            safe(result.expected),
-            safe(result.actual, "green" if good else "bold red"),
+            _stacked(result.expected),
+            _stacked(result.actual, "green" if good else "bold red"),
             _service(result),
         )
     return table
 
 
+def _stacked(answer: str, style: str = "") -> Text:
+    """Return verdict above reason, for a narrow column."""
+    return Text("\n").join(safe(word, style) for word in answer.split(" "))
+
+
 def _what(result: "Result") -> Text:
     lines = [safe(result.title)] if result.title else []
     lines.append(safe(f"{result.actor}: {result.action}", "dim"))
+    if result.detail:
+        lines.append(safe(result.detail, "dim"))
     if result.decision_id:
         lines.append(safe(f"decision {result.decision_id}", "dim"))
     return Text("\n").join(lines)
@@ -178,8 +188,10 @@ def _service(result: "Result") -> Text:
     if result.reached is None:
         return Text("")
     words = "was called" if result.reached else "saw nothing"
-    recorded = Text("\nnot recorded", "bold red") if result.recorded is False else Text("")
-    return Text(words, "" if result.reached == result.expected_reached else "bold red") + recorded
+    lines = [Text(words, "" if result.reached == result.expected_reached else "bold red")]
+    if result.recorded is False:
+        lines.append(Text("not recorded", "bold red"))
+    return Text("\n").join(lines)
 
 
 def _conclude(
@@ -192,10 +204,16 @@ def _conclude(
     if keep is None:
         return
     configuration = keep.resolve() / "pdp" / "authz.yaml"
-    console.print(safe(f"\nKept in {keep.resolve()}; logs are in logs/. To look around:"))
-    for example in ("decisions list", "decisions explain <ID>", "approvals list"):
-        verb, _, rest = example.partition(" <")
-        argument = f" <{rest}" if rest else ""
+    console.print(
+        Text("\nKept in ")
+        + safe(str(keep.resolve()))
+        + Text("; logs are in logs/. To look around:")
+    )
+    for verb, argument in (
+        ("decisions list", ""),
+        ("decisions explain", " ID"),
+        ("approvals list", ""),
+    ):
         console.print(safe(f"  authz-server {verb} --config {configuration}{argument}"))
 
 

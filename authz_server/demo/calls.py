@@ -23,10 +23,10 @@ class Call:
         return asdict(self)
 
     def __str__(self) -> str:
-        if self.tool is not None:
-            arguments = ", ".join(f"{key}={value}" for key, value in (self.body or {}).items())
-            return f"{self.tool}({arguments})"
-        return f"{self.method} {self.host}{self.path}"
+        if self.tool is None:
+            return f"{self.method} {self.path} of {self.host}"
+        arguments = ", ".join(f"{key}={value}" for key, value in (self.body or {}).items())
+        return f"{self.tool}({arguments}) of {self.host}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,13 +39,15 @@ class Root(StrEnum):
 class Link:
     """One hop: to the workload at path `to`, for some audiences and scopes.
 
-    `forged`: signed without a look at what the delegator holds.
+    `forged`: signed without a look at what the delegator holds. `cut`: minted, and then left out
+    of what is presented.
     """
 
     to: str
     audience: tuple[str, ...]
     scope: tuple[str, ...]
     forged: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ class Wallet:
             mint = self._forge if link.forged else self._link
             chain.append(mint(delegator, root, chain, link, hops))
             delegator = link.to
-        return {ROOT_HEADER: root} | ({CHAIN_HEADER: ", ".join(chain)} if chain else {})
+        shown = [token for token, link in zip(chain, grant.links, strict=True) if not link.cut]
+        return {ROOT_HEADER: root} | ({CHAIN_HEADER: ", ".join(shown)} if shown else {})
 
     def _link(self, delegator: str, root: str, chain: list[str], link: Link, hops: int) -> str:
         """Return the link that the delegator's own code would mint."""

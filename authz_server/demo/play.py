@@ -62,6 +62,7 @@ class Result:
     reached: bool | None = None
     recorded: bool | None = None
     decision_id: str | None = None
+    detail: str | None = None
     explain: bool = False
 
     @property
@@ -161,6 +162,7 @@ class Performance:
             action="approvals approve",
             expected="accepted" if step.accepted else "refused",
             actual=_ANSWERS[done.returncode],
+            detail=done.stderr.strip() or None,
         )
 
     def _edit(self, step: EditPolicy) -> Result:
@@ -174,8 +176,9 @@ class Performance:
         partial.replace(path)
         deadline = time.monotonic() + _RELOAD_TIMEOUT_S
         while self._serving(step.bundle) == before:
-            if time.monotonic() > deadline:
-                raise StoryError(f"the PDP did not take up the change: {self._readiness()}")
+            faults = self._readiness()["reload_faults"]
+            if faults or time.monotonic() > deadline:
+                raise StoryError("\n".join(["the PDP did not take up the change", *faults]))
             time.sleep(_POLL_S)
         action = f"append to {step.bundle}/policy.csv" if step.append else "restore policy.csv"
         return _done(step.title, "operator", action)

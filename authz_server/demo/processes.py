@@ -125,13 +125,21 @@ class ProcessGroup:
         return child
 
     def stop(self) -> None:
-        """Stop every child: all are asked first, then each is waited for."""
+        """Stop every child: all are asked first, then each is waited for.
+
+        Interrupted meanwhile (a second Ctrl-C), it kills what is left and passes the exception on.
+        """
         children, self._children = self._children[::-1], []
-        for child in children:
-            child.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        for child in children:
-            child.join(max(0.0, deadline - time.monotonic()))
+        try:
+            for child in children:
+                child.terminate()
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            for child in children:
+                child.join(max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            for child in children:
+                child.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self

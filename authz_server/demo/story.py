@@ -7,6 +7,7 @@ dies. `play` performs it; nothing here is code.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -27,27 +28,20 @@ from authz_server.demo.steps import (
 
 # --- delegations -------------------------------------------------------------------------------
 
-_CASE = Grant(
-    subject=ALICE,
-    agent=ASSISTANT,
-    scope=("crm.read", "crm.export", "data.read"),
-    purpose="support-case",
-)
 _READ = ("crm.read", "data.read")
+_BOTH = (CRM.audience, DATA.audience)
+
+# Alice's grant for the case, and the wider one she gives when she wants a file.
+_CASE = Grant(subject=ALICE, agent=ASSISTANT, scope=_READ, purpose="support-case")
+_EXPORT_CASE = replace(_CASE, scope=(*_READ, "crm.export"))
 
 
 def _handed_on(*links: Link) -> Grant:
-    return Grant(
-        subject=_CASE.subject,
-        agent=_CASE.agent,
-        scope=_CASE.scope,
-        purpose=_CASE.purpose,
-        links=links,
-    )
+    return replace(_CASE, links=links)
 
 
 def _to_research(
-    audience: tuple[str, ...] = (CRM.audience, DATA.audience),
+    audience: tuple[str, ...] = _BOTH,
     scope: tuple[str, ...] = _READ,
     *,
     forged: bool = False,
@@ -114,11 +108,21 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
                 expect=_denied(Reason.DELEGATION_REQUIRED),
             ),
             Ask(
-                title="with its link cut out: back to the assistant's wider grant",
+                title="with its own link cut off: the assistant's grant as it was",
                 actor=RESEARCH,
                 call=_INVOICES,
                 grant=_CASE,
                 expect=_denied(Reason.LEAF_MISMATCH),
+            ),
+            Ask(
+                title="with a link cut out of the middle",
+                actor=BILLING,
+                call=_INVOICES,
+                grant=_handed_on(
+                    Link(to=RESEARCH, audience=_BOTH, scope=_READ, cut=True),
+                    Link(to=BILLING, audience=_BOTH, scope=_READ),
+                ),
+                expect=_denied(Reason.CHAIN_BROKEN),
             ),
             Ask(
                 title="the research agent's chain, stolen by another workload",
@@ -180,10 +184,10 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
         "An export needs a second person": (
             Ask(
                 name="export",
-                title="the assistant asks for the gold customers as a file",
+                title="Alice wants the gold customers as a file; the assistant asks",
                 actor=ASSISTANT,
                 call=_EXPORT,
-                grant=_CASE,
+                grant=_EXPORT_CASE,
                 expect=_ESCALATED,
             ),
             Answer(
@@ -197,14 +201,14 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
                 title="the approval does not cover another export",
                 actor=ASSISTANT,
                 call=Call(host=CRM.host, tool="crm_export", body={"tier": "silver"}),
-                grant=_CASE,
+                grant=_EXPORT_CASE,
                 expect=_ESCALATED,
             ),
             Ask(
                 title="the same request passes",
                 actor=ASSISTANT,
                 call=_EXPORT,
-                grant=_CASE,
+                grant=_EXPORT_CASE,
                 expect=_ALLOWED,
                 explain=True,
             ),
@@ -212,7 +216,7 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
                 title="once: the next one needs a person again",
                 actor=ASSISTANT,
                 call=_EXPORT,
-                grant=_CASE,
+                grant=_EXPORT_CASE,
                 expect=_ESCALATED,
             ),
         ),
@@ -220,7 +224,7 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
             EditPolicy(
                 title="an operator freezes one customer's invoices",
                 bundle=DATA.bundle,
-                append=('p, "TODO"',),
+                append=("p, freeze-c17, *, *, /v1/customers/C-17/*, true, deny",),
             ),
             Ask(
                 title="what was allowed before is denied",
