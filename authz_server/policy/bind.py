@@ -114,13 +114,13 @@ class _Binding:
     row: Row
     source: Fragment
 
-    def _report(self, place: Term, message: str) -> None:
+    def _report(self, place: Term, message: str, severity: str = "error") -> None:
         """Report a fault at the literal, or at the row's field if it came from a column."""
         assert isinstance(place, Constant)
         if place.column is not None:
-            self.binder.report(self.row.fault(place.column, message).fault)
+            self.binder.report(self.row.fault(place.column, message, severity).fault)
         else:
-            self.binder.report(self.source.fault(place.at, message))
+            self.binder.report(self.source.fault(place.at, message, severity))
 
     def bind(self, term: Term) -> Term:  # noqa: PLR0912 -- one case per kind of term
         match term:
@@ -224,6 +224,9 @@ class _Binding:
         except InvalidValueError as error:
             self._report(constants[0], f"{term.function.name}: {error}")
             return Broken()
+        advice = term.function.advice and term.function.advice(texts(constants))
+        if advice:
+            self._report(constants[0], f"{term.function.name}: {advice}", "warning")
         if not isinstance(value, Constant):
             return Apply(term.function, value, constants, term.at)
         assert isinstance(value.value, str)

@@ -12,8 +12,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from authz_server.core.errors import InvalidValueError
+from authz_server.policy.automaton import compile_pattern
+from authz_server.policy.glob import parse_glob
 from authz_server.policy.limits import PATTERN_CHARS_MAX
 from authz_server.policy.patterns import PathPattern, Segment, TextMap, TextTest, parse_pattern
+from authz_server.policy.regex import is_anchored, parse_regex
 
 Constants = tuple[str, ...]
 Places = tuple[tuple[int, str], ...]
@@ -24,7 +27,8 @@ class Function:
     """One function. `compile` takes the constant arguments and may raise `InvalidValueError`.
 
     `literals` gives (segment, text) of every path that can match, for the index; `constants` is
-    how many constant arguments follow the value. `usage` is shown when the count is wrong.
+    how many constant arguments follow the value. `usage` is shown when the count is wrong;
+    `advice` is a warning about constants that do not mean what they seem to.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Function:
     compile: Callable[[Constants], TextTest | TextMap]
     returns_text: bool = False
     literals: Callable[[Constants], Places] | None = None
+    advice: Callable[[Constants], str | None] | None = None
 
 
 def _key_match(constants: Constants) -> TextTest:
@@ -142,6 +147,20 @@ def _ip_match(constants: Constants) -> TextTest:
     return matches
 
 
+def _regex_match(constants: Constants) -> TextTest:
+    return compile_pattern(parse_regex(constants[0])).matches
+
+
+def _regex_advice(constants: Constants) -> str | None:
+    if is_anchored(parse_regex(constants[0])):
+        return None
+    return "the pattern is searched anywhere in the text; anchor it with `^` and `$`"
+
+
+def _glob_match(constants: Constants) -> TextTest:
+    return compile_pattern(parse_glob(constants[0])).matches
+
+
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 
 
@@ -201,8 +220,8 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
             _path_literals(braces=True),
         ),
         Function("keyMatch5", "keyMatch5(path, pattern)", 1, _key_match5),
+        Function("regexMatch", "regexMatch(text, pattern)", 1, _regex_match, advice=_regex_advice),
+        Function("globMatch", "globMatch(text, pattern)", 1, _glob_match),
         Function("ipMatch", "ipMatch(address, network)", 1, _ip_match),
     )
 }
-# Known to Casbin, not to us: say so instead of "unknown function".
-UNSUPPORTED: Final[Mapping[str, str]] = {}
