@@ -101,7 +101,8 @@ def open_engine(
             raise
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    # SECURITY: an error must not carry what a request said; errors are logged and shown.
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(access.value))
     return engine
 
