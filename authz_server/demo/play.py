@@ -18,6 +18,7 @@ from authz_server.demo.cast import RESEARCH_SERVICE
 from authz_server.demo.grants import Wallet
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.plan import Service
+from authz_server.demo.processes import child_environment
 from authz_server.demo.services.journal import Visit
 from authz_server.demo.steps import (
     Answer,
@@ -115,7 +116,7 @@ class Performance:
         if step.name and outcome.ticket:
             self._tickets[step.name] = outcome.ticket
         made = _Made(actor=step.actor, call=step.call, expect=step.expect, outcome=outcome)
-        return self._result(step.title, made, witnesses, explain=step.explain)
+        return self._result(step.title, made, [made], witnesses, explain=step.explain)
 
     async def _hand_over(self, step: HandOver) -> list[Result]:
         witnesses = self._watch()
@@ -135,7 +136,7 @@ class Performance:
         ]
         titles = [step.title] + [""] * len(step.calls)
         return [
-            self._result(title, one, witnesses, explain=step.explain and one is made[-1])
+            self._result(title, one, made, witnesses, explain=step.explain and one is made[-1])
             for title, one in zip(titles, made, strict=True)
         ]
 
@@ -151,6 +152,7 @@ class Performance:
             ],
             capture_output=True,
             text=True,
+            env=child_environment(),
             timeout=_COMMAND_TIMEOUT_S,
             check=False,
         )
@@ -204,12 +206,14 @@ class Performance:
         visits = self._mesh.visits(service.name)
         return [visit for visit in visits if visit.header("mcp-method") not in _UPKEEP]
 
-    def _result(self, title: str, made: "_Made", seen: dict[str, int], *, explain: bool) -> Result:
+    def _result(
+        self, title: str, made: "_Made", step: list["_Made"], seen: dict[str, int], *, explain: bool
+    ) -> Result:
+        """Hear the witnesses about one call of a step that made several."""
         outcome, expect = made.outcome, made.expect
         service = next(s for s in self._mesh.plan.services if s.host == made.call.host)
+        others = {other.outcome.decision_id for other in step if other is not made} - {None}
         arrived = self._acts(service)[seen[service.name] :]
-        # A denied request must not show up under its own decision, nor under none.
-        mine = {None, outcome.decision_id}
         return Result(
             title=title,
             actor=made.actor.rpartition("/")[2],
@@ -217,7 +221,7 @@ class Performance:
             expected=f"{expect.verdict} {expect.reason}",
             actual=f"{outcome.verdict} {outcome.reason}",
             expected_reached=expect.reached,
-            reached=any(visit.header(_DECISION_ID) in mine for visit in arrived),
+            reached=any(visit.header(_DECISION_ID) not in others for visit in arrived),
             recorded=self._recorded(outcome),
             decision_id=outcome.decision_id,
             explain=explain,

