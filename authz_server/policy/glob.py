@@ -1,7 +1,8 @@
-r"""The pattern language of globMatch, with the meaning of Go's `path.Match`.
+"""The pattern language of globMatch, with the meaning of Go's `path.Match`.
 
-`*` is any run of characters but `/`, `?` one of them, `[a-z]` and `[^a-z]` one of a class, `\` takes
-the next character literally. The whole text must match: Python's Casbin lets `*b` match `evil`.
+`*` is any run of characters but `/`, `?` one of them, `[a-z]` and `[^a-z]` one of a class, and a
+backslash takes the next character literally. The whole text must match (Python's Casbin lets `*b`
+match `evil`).
 """
 
 from typing import Final

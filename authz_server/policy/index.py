@@ -14,7 +14,7 @@ a request meets does not depend on the shape of this tree.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from authz_server.core.attributes import AttributeType
 from authz_server.policy.bind import texts
@@ -39,8 +39,7 @@ WORTH_IT: Final = 0.8  # a look-up that leaves more of the rules than this is no
 SPREAD_MAX: Final = 16  # a rule under more values than this is treated as unguarded there
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Probe:
+class Probe(NamedTuple):
     """What a node looks at: a field of a record, or segment `segment` of a text field."""
 
     record: int

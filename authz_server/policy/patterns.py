@@ -10,6 +10,7 @@ Casbin it matches any character).
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from authz_server.core.errors import InvalidValueError
@@ -37,6 +38,8 @@ class Segment:
         """Return whether one segment of a path matches."""
         if self.variable is None:
             return text == self.prefix
+        if not self.prefix and not self.suffix:
+            return bool(text)
         return (
             len(text) > len(self.prefix) + len(self.suffix)
             and text.startswith(self.prefix)
@@ -58,7 +61,7 @@ class PathPattern:
         """Return a function that tells whether a path matches."""
         rests = [index for index, segment in enumerate(self.segments) if segment.rest]
         if not rests or rests == [len(self.segments) - 1]:
-            return _regex_test(self.segments)
+            return _segment_test(self.segments)
         return lambda path: _match_with_gaps(self.segments, path.split("/"))
 
     def literals(self) -> tuple[tuple[int, str], ...]:
@@ -72,6 +75,7 @@ class PathPattern:
         return tuple(found)
 
 
+@lru_cache(maxsize=64)  # the index and the matcher ask for the same pattern in turn
 def parse_pattern(text: str, *, braces: bool) -> PathPattern:
     """Parse a keyMatch2 pattern or, with `braces`, one of keyMatch3 to 5.
 
@@ -113,22 +117,29 @@ def _refuse_regex(text: str) -> None:
             raise InvalidValueError(f"`{char}` has a regex meaning in Casbin's path patterns")
 
 
-def _regex_test(segments: Sequence[Segment]) -> TextTest:
-    """Return a test by one regular expression without alternatives.
+def _segment_test(segments: Sequence[Segment]) -> TextTest:
+    """Return a test for a pattern whose only `*`, if any, is its end.
 
-    Linear: every `[^/]+` is bounded by the `/` after it, so it can be left in one way only; `.*`
-    stands at the end.
+    Splitting is as fast as a regular expression here and compiles a hundred times faster.
     """
-    parts = []
-    for segment in segments:
-        if segment.rest:
-            parts.append(".*")
-        elif segment.variable is None:
-            parts.append(re.escape(segment.prefix))
-        else:
-            parts.append(f"{re.escape(segment.prefix)}[^/]+{re.escape(segment.suffix)}")
-    fullmatch = re.compile("/".join(parts), re.DOTALL).fullmatch
-    return lambda path: fullmatch(path) is not None
+    open_end = bool(segments) and segments[-1].rest
+    fixed = segments[:-1] if open_end else segments
+    count = len(segments)
+    literals = [(at, one.prefix) for at, one in enumerate(fixed) if one.variable is None]
+    # The last literal first: patterns of one policy tend to begin alike.
+    literals.reverse()
+    variables = [(at, one.matches) for at, one in enumerate(fixed) if one.variable is not None]
+
+    def matches(path: str) -> bool:
+        parts = path.split("/")
+        if len(parts) != count and (len(parts) < count or not open_end):
+            return False
+        for at, text in literals:
+            if parts[at] != text:
+                return False
+        return all(test(parts[at]) for at, test in variables)
+
+    return matches
 
 
 def _match_with_gaps(pattern: Sequence[Segment], path: Sequence[str]) -> bool:
