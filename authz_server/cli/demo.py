@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from authz_server.cli.terminal import safe
+from authz_server.core.errors import AuthzError
 
 if TYPE_CHECKING:
     from authz_server.demo.play import Result
@@ -88,7 +89,12 @@ def command(keep: Path | None, bundles: Path | None, output: str, no_color: bool
 
 def _perform(directory: Path, bundles: Path | None, teller: "_Teller") -> "Sequence[Result]":
     # Imported late: the extra `demo` is needed for nothing else.
-    from authz_server.demo.run import SHIPPED_BUNDLES, play_story, running_mesh
+    try:
+        from authz_server.demo.run import SHIPPED_BUNDLES, play_story, running_mesh
+    except ModuleNotFoundError as error:
+        raise AuthzError(
+            f"the demo needs `{error.name}`: run pip install 'authz-server[demo]'"
+        ) from error
 
     with teller, running_mesh(directory, bundles or SHIPPED_BUNDLES, teller) as mesh:
         results = asyncio.run(play_story(mesh, teller))

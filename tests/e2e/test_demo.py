@@ -49,7 +49,7 @@ def test_everything_comes_out_as_it_must(tmp_path: Path) -> None:
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     different = [
-        {key: step[key] for key in ("title", "expected", "actual", "reached", "recorded")}
+        {key: step[key] for key in ("title", "action", "expected", "actual", "reached", "recorded")}
         for step in report["steps"]
         if not step["as_expected"]
     ]
@@ -57,6 +57,9 @@ def test_everything_comes_out_as_it_must(tmp_path: Path) -> None:
     assert (report["passed"], done.returncode) == (True, 0)
     assert sum(step["decision_id"] is not None for step in report["steps"]) >= 10
     assert children(keep) == []
+    # What was granted is written nowhere: a compact JWS begins with `eyJ`.
+    written = [*(keep / "logs").iterdir(), *(keep / "journal").iterdir(), keep / "pdp" / "authz.db"]
+    assert [path.name for path in written if b"eyJ" in path.read_bytes()] == []
     # What the report says can be asked of the kept ledger.
     last = [step["decision_id"] for step in report["steps"] if step["decision_id"]][-1]
     shown = subprocess.run(

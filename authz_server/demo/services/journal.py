@@ -7,13 +7,20 @@ application sees the request.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+# SECURITY: a journal is a file, and what grants access is not written to files.
+_SECRET: Final = frozenset({b"authorization", b"txn-token", b"delegation-chain"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """One request as the upstream saw it. `headers` are lower-case, one pair per field line."""
+    """One request as the upstream saw it.
+
+    `headers` are lower-case, one pair per field line; those that grant access have no value.
+    """
 
     method: str
     path: str  # raw, without the query
@@ -44,10 +51,8 @@ class Journal:
             "path": scope["raw_path"].decode("latin-1"),
             "query": scope["query_string"].decode("latin-1"),
             "headers": [
-                [name.decode("latin-1"), value.decode("latin-1")]
+                [name.decode("latin-1"), "" if name in _SECRET else value.decode("latin-1")]
                 for name, value in scope["headers"]
-                # A journal is a file; what grants access is not written to files.
-                if name not in {b"authorization", b"txn-token", b"delegation-chain"}
             ],
         }
         with self._path.open("a") as file:
