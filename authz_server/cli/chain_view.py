@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from rich.text import Text
 from rich.tree import Tree
 
+from authz_server.cli.terminal import safe
 from authz_server.core.chain import BoundChain, Grant
 from authz_server.core.errors import InvalidValueError
 from authz_server.core.jose import CompactJws
@@ -52,12 +52,12 @@ def _certificate(entry: JsonValue) -> dict[str, object]:
 
 def decoded_tree(tokens: Sequence[str]) -> Tree:
     """Return the tree of what `decoded` finds, titled as not verified."""
-    tree = Tree(Text("NOT VERIFIED: what the tokens say of themselves", style="bold red"))
+    tree = Tree(safe("NOT VERIFIED: what the tokens say of themselves", "bold red"))
     for position, token in enumerate(decoded(tokens)):
-        branch = tree.add(Text(f"link {position}" if position else "root", style="bold"))
-        branch.add(Text(f"sha256: {token['sha256']}"))
+        branch = tree.add(safe(f"link {position}" if position else "root", "bold"))
+        branch.add(safe(f"sha256: {token['sha256']}"))
         for part in ("header", "claims"):
-            _add_members(branch.add(Text(part)), token[part])
+            _add_members(branch.add(safe(part)), token[part])
     return tree
 
 
@@ -65,20 +65,15 @@ def _add_members(branch: Tree, value: object) -> None:
     pairs = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[arg-type]
     for name, member in pairs:
         if isinstance(member, dict | list):
-            _add_members(branch.add(Text(_printable(f"{name}:"))), member)
+            _add_members(branch.add(safe(f"{name}:")), member)
         else:
-            branch.add(Text(_printable(f"{name}: {_shown(name, member)}")))
+            branch.add(safe(f"{name}: {_shown(name, member)}"))
 
 
 def _shown(name: object, member: object) -> str:
     if name in _TIMES and type(member) is int:
         return f"{member} ({_instant(member)})"
     return str(member)
-
-
-def _printable(text: str) -> str:
-    # SECURITY: an unverified claim may hold terminal control sequences.
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def verified(bound: BoundChain) -> dict[str, object]:
@@ -117,15 +112,15 @@ def verified_tree(bound: BoundChain) -> Tree:
     """Return the tree of a verified chain, one branch per hop."""
     chain = bound.chain
     title = f"verified: {bound.mode}, {bound.assurance}, for {chain.root.subject}"
-    tree = Tree(Text(title, style="bold green"))
+    tree = Tree(safe(title, "bold green"))
     for grant in chain.grants:
         head = f"{grant.delegator} -> {grant.delegate}"
-        held = Text("  <- authority", style="green") if grant is bound.authority else Text("")
-        branch = tree.add(Text(head, style="bold") + held)
-        branch.add(Text(f"proof: {grant.proof}"))
-        branch.add(Text(f"scope: {' '.join(sorted(grant.scope))}"))
-        branch.add(Text(f"audience: {', '.join(sorted(grant.audience))}"))
-        branch.add(Text(f"until: {_instant(grant.expires_at)}, {grant.hops_left} hops left"))
+        held = safe("  <- authority", "green") if grant is bound.authority else safe("")
+        branch = tree.add(safe(head, "bold") + held)
+        branch.add(safe(f"proof: {grant.proof}"))
+        branch.add(safe(f"scope: {' '.join(sorted(grant.scope))}"))
+        branch.add(safe(f"audience: {', '.join(sorted(grant.audience))}"))
+        branch.add(safe(f"until: {_instant(grant.expires_at)}, {grant.hops_left} hops left"))
     return tree
 
 

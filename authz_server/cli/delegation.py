@@ -4,7 +4,6 @@ Tokens are given as arguments, root first. `@FILE` reads them from a file and `-
 input, in both cases separated by blanks, commas or newlines.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import click
-from rich.console import Console
-from rich.tree import Tree
 
 from authz_server.agent.delegator import LIFETIME_S, Delegator
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import PemSvid
 from authz_server.cli import chain_view
 from authz_server.cli.options import config_option
+from authz_server.cli.terminal import show, show_json
 from authz_server.core import delegation, limits
 from authz_server.core.chain import BoundChain, VerifiedChain
 from authz_server.core.chain_cache import ChainCache
@@ -29,7 +27,6 @@ from authz_server.core.request import Headers
 from authz_server.core.spiffe import SpiffeId, TrustDomain
 
 EXIT_NO: Final = 1
-_PIPE_COLUMNS: Final = 200
 _INPUT_BYTES_MAX: Final = 4 * limits.CHAIN_TOTAL_BYTES_MAX
 
 
@@ -212,9 +209,9 @@ def inspect(given: tuple[tuple[str, ...], ...], output: str) -> None:
     click.echo("warning: decoded only, nothing here is verified", err=True)
     try:
         if output == "json":
-            click.echo(json.dumps({"verified": False, "tokens": chain_view.decoded(tokens)}))
+            show_json({"verified": False, "tokens": chain_view.decoded(tokens)})
         else:
-            _print(chain_view.decoded_tree(tokens))
+            show(chain_view.decoded_tree(tokens))
     except RequestFault as fault:
         raise InvalidValueError(fault.detail) from fault
 
@@ -278,24 +275,17 @@ def _verified(tokens: Sequence[str], config: Path, now: datetime) -> VerifiedCha
 
 def _show(bound: BoundChain, output: str) -> None:
     if output == "json":
-        click.echo(json.dumps({"verified": True, **chain_view.verified(bound)}))
+        show_json({"verified": True, **chain_view.verified(bound)})
     else:
-        _print(chain_view.verified_tree(bound))
+        show(chain_view.verified_tree(bound))
 
 
 def _refuse(fault: RequestFault, output: str) -> NoReturn:
     if output == "json":
-        answer = {"verified": False, "reason": fault.reason, "detail": fault.detail}
-        click.echo(json.dumps(answer))
+        show_json({"verified": False, "reason": fault.reason, "detail": fault.detail})
     else:
         click.echo(f"refused: {fault.reason}: {fault.detail}")
     raise click.exceptions.Exit(EXIT_NO)
-
-
-def _print(tree: Tree) -> None:
-    # Markup and emoji codes in a claim stay text. A pipe has no width, a digest must not be folded.
-    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    Console(markup=False, emoji=False, highlight=False, width=width).print(tree)
 
 
 def _flat(given: Sequence[Sequence[str]]) -> list[str]:
