@@ -159,7 +159,7 @@ def _act_table(name: str, results: "Sequence[Result]") -> Table:
         title=Text(f"\n{name}", "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("")
-    table.add_column("what happens", ratio=1)
+    table.add_column("what happens; who: does what; decision", ratio=1)
     table.add_column("had to come")
     table.add_column("came")
     table.add_column("the service")
@@ -186,7 +186,7 @@ def _what(result: "Result") -> Text:
     if result.detail:
         lines.append(safe(result.detail, "dim"))
     if result.decision_id:
-        lines.append(safe(f"decision {result.decision_id}", "dim"))
+        lines.append(safe(result.decision_id, "dim"))
     return Text("\n").join(lines)
 
 

@@ -23,10 +23,12 @@ class Call:
         return asdict(self)
 
     def __str__(self) -> str:
+        """Return what is done and where, short: `GET /v1/invoices at data`."""
+        where = self.host.partition(".")[0]
         if self.tool is None:
-            return f"{self.method} {self.path} of {self.host}"
+            return f"{self.method} {self.path} at {where}"
         arguments = ", ".join(f"{key}={value}" for key, value in (self.body or {}).items())
-        return f"{self.tool}({arguments}) of {self.host}"
+        return f"{self.tool}({arguments}) at {where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
