@@ -22,5 +22,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
-        if "mesh" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("mesh"))
+        for mesh in {"mesh", "fragile_mesh"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(mesh))

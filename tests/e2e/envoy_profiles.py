@@ -25,7 +25,6 @@ from tests.e2e.raw_http import unix_get
 # does not ask for a client certificate to be there. upgrade: WebSocket is switched on.
 LISTENERS = ("tool", "strict", "plain", "optional", "upgrade")
 HOSTS = ("tool.example", "admin.example")
-PDP_TIMEOUT_S = 5.0  # a busy test machine must not turn a verdict into a timeout
 
 Tree = dict[str, Any]
 
@@ -38,11 +37,16 @@ class Surroundings:
     workload_port: int
     svid: SvidFiles
     admin: Path
+    pdp_timeout_s: float
 
 
 def hardened(around: Surroundings) -> Tree:
-    """Return the rendered configuration, with copies of `tool` for the odd listeners."""
-    points = [_point("tool", around), _point("strict", around, require_delegation=True)]
+    """Return the rendered configuration, with copies of `tool` for the odd listeners, and `tcp`."""
+    points = [
+        _point("tool", around),
+        _point("strict", around, require_delegation=True),
+        _tcp_point(around),
+    ]
     tree: Tree = bootstrap_tree(points, node="hardened", admin_socket=around.admin)
     _add_odd_listeners(tree)
     return tree
@@ -126,7 +130,22 @@ def _point(
         audience=AUDIENCE,
         domains=HOSTS,
         require_delegation=require_delegation,
-        pdp_timeout_s=PDP_TIMEOUT_S,
+        pdp_timeout_s=around.pdp_timeout_s,
+    )
+
+
+def _tcp_point(around: Surroundings) -> EnforcementPoint:
+    return EnforcementPoint(
+        name="tcp",
+        listen=TcpAddress("127.0.0.1", 0),
+        upstream=TcpAddress("127.0.0.1", around.workload_port),
+        protocol=Protocol.TCP,
+        workload_id=SpiffeId.parse(spiffe("tool/recorder")),
+        bundle="default",
+        pdp=around.pdp,
+        svid=around.svid,
+        require_delegation=False,
+        pdp_timeout_s=around.pdp_timeout_s,
     )
 
 
@@ -152,7 +171,7 @@ def _default_listener(name: str, extensions: dict[str, str], around: Surrounding
         "transport_api_version": "V3",
         "grpc_service": {
             "envoy_grpc": {"cluster_name": "pdp"},
-            "timeout": f"{PDP_TIMEOUT_S}s",
+            "timeout": f"{around.pdp_timeout_s}s",
         },
         "include_peer_certificate": True,
     }

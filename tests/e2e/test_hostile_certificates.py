@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Expected, Issue]] = {
     "spiffe-15 trust domain alone": (NOBODY, named(f"spiffe://{TRUST_DOMAIN}")),
     "spiffe-15b trust domain and a slash": (ADMITTED, named(f"spiffe://{TRUST_DOMAIN}/")),
     "spiffe-16 two names": (ADMITTED, named(WIDE, spiffe("agent/narrow"))),
-    "spiffe-16b another URI beside it": (ADMITTED, named("https://mesh.example/", WIDE)),
+    "spiffe-16b another URI beside it": (NOBODY, named("https://mesh.example/", WIDE)),
     "spiffe-16c the same name twice": (ADMITTED, named(WIDE, WIDE)),
     "spiffe-17 look-alike trust domain": (
         STRANGERS,
