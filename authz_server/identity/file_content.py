@@ -1,6 +1,8 @@
 """A file read once: what is parsed and what is digested are the same bytes."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,9 @@ class FileContent:
     def read(cls, path: Path, *, bytes_max: int) -> Self:
         """Read `path`. Raises `ConfigurationError` if it cannot be read or is too long."""
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise _unusable(path, "is not a regular file")
                 data = file.read(bytes_max + 1)
         except OSError as error:
             raise _unusable(path, f"cannot be read: {error.strerror}") from error
@@ -50,6 +54,11 @@ def read_all(paths: Iterable[Path], *, bytes_max: int) -> tuple[FileContent, ...
     if faults:
         raise ConfigurationError(faults)
     return tuple(files)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A named pipe that nobody writes to would hold up this reload and all later ones.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unusable(path: Path, message: str) -> ConfigurationError:
