@@ -38,8 +38,9 @@ def ledger_options(command: _Command) -> _Command:
         "config_path",
         metavar="FILE",
         envvar="AUTHZ_CONFIG",
+        show_envvar=True,
         type=click.Path(path_type=Path),
-        help="Configuration of the server whose ledger it is (or set AUTHZ_CONFIG).",
+        help="Configuration of the server whose ledger it is.",
     )
     return config(ledger(command))
 

@@ -121,6 +121,9 @@ class Approvals:
     ) -> Sequence[ApprovalRequest]:
         """Return the newest requests, newest first. A passed deadline counts as expired."""
         statement = _REQUESTS.order_by(approvals.c.requested_at_us.desc(), approvals.c.id)
+        if status is not None:
+            stored = _STORED_AS.get(status, (status,))
+            statement = statement.where(approvals.c.status.in_([one.value for one in stored]))
         with converted("read the ledger"), transaction(self._reading) as connection:
             requests = (_request(row, now) for row in connection.execute(statement).mappings())
             wanted = (one for one in requests if status is None or one.status is status)
@@ -217,6 +220,15 @@ class Approvals:
 
 
 _REQUESTS: Final = select(approvals)
+
+# A passed deadline is written down only when the action is attempted again.
+_STORED_AS: Final = {
+    ApprovalStatus.EXPIRED: (
+        ApprovalStatus.EXPIRED,
+        ApprovalStatus.PENDING,
+        ApprovalStatus.APPROVED,
+    )
+}
 
 
 def _find(connection: Connection, beginning: str, now: datetime) -> ApprovalRequest:

@@ -43,9 +43,9 @@ _Settled = list[Decision]  # `list` means something else inside `Ledger`
 class _Statements:
     """What every batch executes, as SQL text compiled once.
 
-    The texts go straight to the driver, inside the transaction that SQLAlchemy holds. Measured
-    with six index trees (one record alone / each of 64, µs): Core 139 / 29, `exec_driver_sql`
-    107 / 18, driver 79 / 18. See `tests/bench/bench_ledger.py`.
+    The texts go straight to the driver, inside the transaction that SQLAlchemy holds. A record
+    alone, and each of a batch of 64, in µs of CPU: SQLAlchemy Core 221 and 58, `exec_driver_sql`
+    138 and 49, driver 121 and 43, of which 18 make the row. `tests/bench/bench_ledger.py` measures.
     """
 
     last_seq: str
