@@ -16,7 +16,7 @@ from authz_server.policy.model import Model
 from authz_server.policy.patterns import TextMap, TextTest
 from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row
-from authz_server.policy.runtime import EvaluationError, compare, equal
+from authz_server.policy.runtime import ARITHMETIC, EvaluationError, compare, equal
 from authz_server.policy.source import FaultLog, Fragment
 from authz_server.policy.suggest import did_you_mean
 from authz_server.policy.terms import (
@@ -143,8 +143,8 @@ class _Binding:
                 return self._one_of(self.bind(item), tuple(map(self.bind, options)))
             case Contains(item=item, collection=collection):
                 return Contains(self.bind(item), self.bind(collection))
-            case Arithmetic(operator=operator, left=left, right=right, type=kind):
-                return Arithmetic(operator, self.bind(left), self.bind(right), kind)
+            case Arithmetic():
+                return self._arithmetic(term)
             case Apply():
                 return self._apply(term)
             case Between():
@@ -207,6 +207,18 @@ class _Binding:
         if isinstance(left, Constant) and isinstance(right, Constant):
             return _truth(compare(term.operator, left.value, right.value))
         return Order(term.operator, left, right)
+
+    def _arithmetic(self, term: Arithmetic) -> Term:
+        left, right = self.bind(term.left), self.bind(term.right)
+        if not (isinstance(left, Constant) and isinstance(right, Constant)):
+            return Arithmetic(term.operator, left, right, term.type, term.at)
+        try:
+            value = ARITHMETIC[term.operator](left.value, right.value)
+        except (EvaluationError, ArithmeticError) as error:
+            self.binder.report(self.source.fault(term.at, f"cannot be computed: {error}"))
+            return Broken()
+        assert isinstance(value, str | int | float)
+        return Constant(value, term.at, left.column if right.column is None else right.column)
 
     def _one_of(self, item: Term, options: tuple[Term, ...]) -> Term:
         for option in options:

@@ -178,7 +178,7 @@ class _Checker:
             return Constant(-operand.value, node.at)
         if type_of(operand) not in {Type.NUMBER, Type.ANY, Type.BROKEN}:
             raise self._fault(node.at, f"`-` needs a number, found {type_of(operand).value}")
-        return Arithmetic("-", Constant(0, node.at), operand, Type.NUMBER)
+        return Arithmetic("-", Constant(0, node.at), operand, Type.NUMBER, node.at)
 
     def _binary(self, node: syntax.Binary) -> Term:
         match node.operator:
@@ -249,9 +249,9 @@ class _Checker:
         left, right = self.value(node.left), self.value(node.right)
         kinds = {type_of(left), type_of(right)} - {Type.BROKEN, Type.ANY}
         if kinds <= {Type.NUMBER} and (kinds or node.operator != "+"):
-            return Arithmetic(node.operator, left, right, Type.NUMBER)
+            return Arithmetic(node.operator, left, right, Type.NUMBER, node.at)
         if node.operator == "+" and kinds <= {Type.TEXT}:
-            return Arithmetic("+", left, right, Type.TEXT if kinds else Type.ANY)
+            return Arithmetic("+", left, right, Type.TEXT if kinds else Type.ANY, node.at)
         found = " and ".join(sorted(kind.value for kind in kinds))
         raise self._fault(node.at, f"`{node.operator}` cannot be applied to {found}")
 

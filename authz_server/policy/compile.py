@@ -159,7 +159,8 @@ class _Shaper:
         values = [option.value for option in options if isinstance(option, Constant)]
         if len(values) == len(options) and all(isinstance(value, str) for value in values):
             return ("in", self.shape(item), self._keep(frozenset(values)))
-        return ("or", *(self._equal(item, option) for option in options))
+        tests = [self._equal(item, option) for option in options]
+        return tests[0] if len(tests) == 1 else ("or", *tests)
 
     def _contains(self, item: Term, collection: Term) -> Shape:
         if isinstance(collection, Slot):

@@ -141,29 +141,28 @@ def _segment(
     return split[probe.segment] if probe.segment < len(split) else None
 
 
-def build(rules: Sequence[tuple[T, Guards]]) -> Node[T]:
-    """Return the tree over `rules`, each given with its guards."""
-    probe = _best_probe([guards for _, guards in rules])
+def build(rules: Sequence[tuple[T, Guards]], used: frozenset[Probe] = frozenset()) -> Node[T]:
+    """Return the tree over `rules`, each given with its guards; `used` probes lie above it."""
+    probe = _best_probe([guards for _, guards in rules], used)
     if probe is None:
         return Node(rules=tuple(rule for rule, _ in rules))
     children: dict[Scalar, list[tuple[T, Guards]]] = {}
     others: list[tuple[T, Guards]] = []
     for rule, guards in rules:
         values = guards.get(probe, frozenset())
-        rest = {other: guard for other, guard in guards.items() if other != probe}
         if not 0 < len(values) <= SPREAD_MAX:
-            others.append((rule, rest))
+            others.append((rule, guards))
             continue
         for value in values:
-            children.setdefault(value, []).append((rule, rest))
+            children.setdefault(value, []).append((rule, guards))
     return Node(
         probe=probe,
-        children={value: build(part) for value, part in children.items()},
-        others=build(others) if others else None,
+        children={value: build(part, used | {probe}) for value, part in children.items()},
+        others=build(others, used | {probe}) if others else None,
     )
 
 
-def _best_probe(guards: Sequence[Guards]) -> Probe | None:
+def _best_probe(guards: Sequence[Guards], used: frozenset[Probe]) -> Probe | None:
     """Return the probe that leaves the fewest rules on average, None if none is worth it."""
     if len(guards) <= LEAF_RULES:
         return None
@@ -171,7 +170,7 @@ def _best_probe(guards: Sequence[Guards]) -> Probe | None:
     guarded: Counter[Probe] = Counter()
     for one in guards:
         for probe, values in one.items():
-            if len(values) <= SPREAD_MAX:
+            if probe not in used and len(values) <= SPREAD_MAX:
                 counts.setdefault(probe, Counter()).update(values)
                 guarded[probe] += 1
     best, least = None, len(guards) * WORTH_IT

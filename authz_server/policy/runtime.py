@@ -138,6 +138,14 @@ def remainder(left: object, right: object) -> float:
     return _arithmetic(operator.mod, left, right)
 
 
+ARITHMETIC: Final[Mapping[str, Callable[[object, object], object]]] = {
+    "+": add,
+    "-": subtract,
+    "*": multiply,
+    "/": divide,
+    "%": remainder,
+}
+
 # The only names a compiled matcher can reach besides its arguments.
 NAMES: Final[Mapping[str, object]] = {
     "__builtins__": {},
@@ -148,9 +156,5 @@ NAMES: Final[Mapping[str, object]] = {
     "contains": contains,
     "truth": truth,
     "text": text,
-    "+": add,
-    "-": subtract,
-    "*": multiply,
-    "/": divide,
-    "%": remainder,
+    **ARITHMETIC,
 }

@@ -140,6 +140,7 @@ class Arithmetic:
     left: "Term"
     right: "Term"
     type: Type
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
