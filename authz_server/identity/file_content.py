@@ -22,7 +22,7 @@ class FileContent:
     def read(cls, path: Path, *, bytes_max: int) -> Self:
         """Read `path`. Raises `ConfigurationError` if it cannot be read or is too long."""
         try:
-            with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123
+            with open(path, "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise _unusable(path, "is not a regular file")
                 data = file.read(bytes_max + 1)

@@ -56,6 +56,11 @@ class Watcher:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload-watch", daemon=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether changes are being watched for."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to watch; the first look at the disk comes at once."""
         self._thread.start()
