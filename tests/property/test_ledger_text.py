@@ -17,13 +17,14 @@ from authz_server.ledger.record import canonical_document
 from authz_server.ledger.store import Ledger
 from tests.ledger_samples import TTL_S, allow, chain, escalation, record
 
-any_text = st.text(st.characters(), max_size=40)  # lone surrogates and NUL among them
+# Lone surrogates, NUL and other control characters are rare among all characters: ask for them.
+any_text = st.text(st.characters() | st.characters(categories=["Cs", "Cc", "Cf"]), max_size=40)
 encodable = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
 def spelled(decision: Decision, texts: list[str]) -> Decision:
-    """Put `texts` wherever a request, an issuer or an operator chooses the words."""
-    subject, purpose, path, tool, node, rule, group = texts
+    """Put `texts` wherever a request or an issuer chooses the words, and where it may yet."""
+    subject, purpose, path, tool, node, rule = texts
     assert decision.resource is not None
     assert decision.environment is not None
     return replace(
@@ -34,7 +35,6 @@ def spelled(decision: Decision, texts: list[str]) -> Decision:
         rules=(rule, rule),
         bundle=tool,
         owner=subject,
-        obligation=group,
         detail=path,
     )
 
@@ -47,7 +47,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     ledger.close()
 
 
-@given(texts=st.lists(any_text, min_size=7, max_size=7), fingerprint=st.uuids())
+@given(texts=st.lists(any_text, min_size=6, max_size=6), fingerprint=st.uuids())
 def test_no_spelling_makes_a_record_unwritable(
     ledger: Ledger, texts: list[str], fingerprint: object
 ) -> None:
@@ -65,7 +65,7 @@ def test_no_spelling_makes_a_record_unwritable(
         )
 
 
-@given(texts=st.lists(encodable, min_size=7, max_size=7))
+@given(texts=st.lists(encodable, min_size=6, max_size=6))
 def test_the_stored_text_is_the_canonical_form(texts: list[str]) -> None:
     """RFC 8785, as the independent implementation has it."""
     decision = spelled(allow(), texts)
