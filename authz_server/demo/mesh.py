@@ -12,9 +12,8 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-
-import httpx2
 
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import Svid
@@ -34,6 +33,7 @@ from authz_server.settings.addresses import TcpAddress, UnixAddress
 _FIRST_PORT = 10_443
 # Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
 _PDP_TIMEOUT_S = 2.0
+_PROBE_TIMEOUT_S = 2.0
 
 
 class Mesh:
@@ -116,7 +116,7 @@ class Mesh:
     def await_pdp(self) -> None:
         """Return once the PDP says that it is ready."""
         assert self._pdp is not None, "start_pdp comes first"
-        self._pdp.wait_until(lambda: self.pdp_page("/readyz")[0] == 200, what="readiness")
+        self._pdp.wait_until(lambda: self.pdp_page("/readyz")[0] == HTTPStatus.OK, what="readiness")
 
     def kill_pdp(self) -> None:
         """End the PDP at once, without a chance to answer what it is working on."""
@@ -125,15 +125,8 @@ class Mesh:
 
     def pdp_page(self, path: str) -> tuple[int, str]:
         """Return status and body of a page of the PDP's HTTP port; status 0 if nobody answers."""
-        connection = http.client.HTTPConnection(self.layout.loopback, HTTP_PORT, timeout=2.0)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except OSError:
-            return 0, ""
-        finally:
-            connection.close()
+        host = self.layout.loopback
+        return _page(http.client.HTTPConnection(host, HTTP_PORT, timeout=_PROBE_TIMEOUT_S), path)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -211,13 +204,34 @@ class Mesh:
         return lambda: child.wait_until(lambda: _listens(path), what="listening")
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket (httpcore2 2.16 leaks the socket of a connection refused)."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_PROBE_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_PROBE_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def _page(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    """Return status and body of a page; status 0 when nobody answers."""
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
+
+
 def _envoy_ready(admin: Path) -> bool:
     """Tell whether Envoy has bound its listeners."""
-    try:
-        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(admin))) as client:
-            return client.get("http://admin/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
+    return _page(_UnixConnection(admin), "/ready")[0] == HTTPStatus.OK
 
 
 def _listens(path: Path) -> bool:
