@@ -97,7 +97,7 @@ class PdpSite:
     @property
     def ledger(self) -> Path:
         """The database of the ledger."""
-        return self.directory / "authz.db"
+        return self.directory / "state" / "authz.db"
 
     def chain(self, *, links: int = 1) -> Mapping[str, str]:
         """Return delegation headers: a root for the assistant, and a link to the research agent."""
@@ -139,6 +139,8 @@ class PdpSite:
 
     def _write(self, rules: Sequence[str], sections: Mapping[str, object]) -> None:
         self.bundle.mkdir(parents=True)
+        # Apart from what is watched for changes, as on a volume of its own.
+        self.ledger.parent.mkdir()
         (self.bundle / "model.conf").write_text(_MODEL)
         (self.bundle / "bundle.yaml").write_text(yaml.safe_dump(_BUNDLE))
         self.write_rules(rules)
@@ -154,7 +156,7 @@ class PdpSite:
             },
             "delegation": {"issuers": [{"issuer": ISSUER, "jwks_file": "sts.jwks.json"}]},
             "bundles": {"dir": "bundles"},
-            "ledger": {"url": "sqlite:///authz.db"},
+            "ledger": {"url": "sqlite:///state/authz.db"},
             "approvals": {"groups": {"approvers": ["bob@example.org"]}},
         }
         self.configuration.write_text(yaml.safe_dump(configuration | dict(sections)))

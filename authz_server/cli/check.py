@@ -32,7 +32,7 @@ class _UnreadableError(click.ClickException):
     exit_code = 2
 
 
-class _Moment(click.ParamType):
+class _Moment(click.ParamType[datetime]):
     """An RFC 3339 time with its offset."""
 
     name = "RFC3339"

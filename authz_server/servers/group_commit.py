@@ -1,8 +1,14 @@
-"""Group commit: the decisions of one loop tick share one ledger transaction.
+"""Group commit: the decisions of concurrent calls share one ledger transaction.
 
-A durable commit costs about the same for one row as for sixty-four, so concurrent checks wait for
-one another instead of for the disk. The commit runs inline on the event loop: handing it to a
-thread costs more CPU than it takes (measured: 128 µs a call inline, 168-227 µs with threads).
+A transaction has a price of its own, several times that of a row, so concurrent checks wait for one
+another instead of for the disk. It runs inline on the event loop: handing it to a thread costs more
+CPU than it takes (measured: 128 µs a call inline, 168-227 µs with threads).
+
+How long to wait is the question. grpc.aio brings calls in one by one, a few turns of the loop each,
+so that a batch of one turn holds one record even with sixty-four calls in flight. Waiting a fixed
+time would tax the lone call, which nobody joins. So whether to wait is learnt: a transaction that
+more than one record came together for is followed by one that waits until the loop brings no new
+record for `_PATIENCE_TURNS`, at most `_WAIT_S_MAX`; one that stayed alone, by one that does not.
 """
 
 import asyncio
@@ -16,6 +22,9 @@ from authz_server.ledger.record import Record
 
 # One transaction stays short enough that a reload, a health check or a drain gets its turn.
 BATCH_RECORDS_MAX: Final = 256
+
+_PATIENCE_TURNS: Final = 6  # a call needs 4-5 turns from its arrival to its record
+_WAIT_S_MAX: Final = 0.003  # a hundredth of what Envoy gives a check
 
 # (records, seconds, error or None): called after every transaction, from the event loop.
 CommitObserver = Callable[[int, float, LedgerError | None], None]
@@ -63,6 +72,10 @@ class GroupCommit:
         self._observe = observe
         self._waiting: list[_Waiting] = []
         self._closed = False
+        self._sociable = False  # whether the last batch had company
+        self._turns_idle = 0
+        self._seen = 0  # records waiting when the loop last came by
+        self._deadline = 0.0
 
     def record(self, record: Record) -> Awaitable[Decision]:
         """Return the final decision once its batch is durable.
@@ -74,9 +87,11 @@ class GroupCommit:
         if self._closed:
             future.set_exception(LedgerError("ledger is closed"))
             return future
-        if not self._waiting:
-            loop.call_soon(self._commit_next)
         self._waiting.append((record, future))
+        if len(self._waiting) == 1:
+            self._turns_idle = self._seen = 0
+            self._deadline = loop.time() + _WAIT_S_MAX
+            loop.call_soon(self._turn)
         return future
 
     def close(self) -> None:
@@ -85,13 +100,25 @@ class GroupCommit:
         while self._waiting:
             self._commit_next()
 
+    def _turn(self) -> None:
+        """Commit, or wait for another turn of the loop."""
+        loop, count = asyncio.get_running_loop(), len(self._waiting)
+        if not count:  # `close` was faster
+            return
+        self._turns_idle = self._turns_idle + 1 if count == self._seen else 0
+        self._seen = count
+        patient = self._sociable and self._turns_idle < _PATIENCE_TURNS
+        if patient and count < BATCH_RECORDS_MAX and loop.time() < self._deadline:
+            loop.call_soon(self._turn)
+            return
+        self._sociable = count > 1
+        self._commit_next()
+        if self._waiting:
+            loop.call_soon(self._turn)
+
     def _commit_next(self) -> None:
         batch = self._waiting[:BATCH_RECORDS_MAX]
-        if not batch:  # `close` was faster than the scheduled call
-            return
         del self._waiting[:BATCH_RECORDS_MAX]
-        if self._waiting and not self._closed:
-            asyncio.get_running_loop().call_soon(self._commit_next)
         try:
             decisions = self._commit([record for record, _ in batch])
         except LedgerError as error:

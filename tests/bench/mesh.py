@@ -94,6 +94,7 @@ def _through_mtls(site: PdpSite, point: EnforcementPoint) -> dict[str, object]:
     tls = {
         "sni": HOST,
         "common_tls_context": {
+            "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
             "alpn_protocols": ["http/1.1"],
             "tls_certificates": [
                 {

@@ -78,6 +78,63 @@ def test_the_records_of_one_tick_share_a_transaction() -> None:
     assert observed.transactions == [(3, True), (1, True)]
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_a_lone_record_waits_for_nobody() -> None:
+    memory = Memory()
+
+    async def run() -> None:
+        commit = GroupCommit(memory, observe=Observed())
+        for name in "abc":
+            call = asyncio.ensure_future(outcome(commit, name))
+            await turns(2)  # one to ask, one to commit
+            assert memory.written[-1:] == [name]
+            assert await call == name
+
+    asyncio.run(run())
+    assert memory.batches == [["a"], ["b"], ["c"]]
+
+
+def test_after_company_a_record_waits_for_those_that_the_loop_still_brings() -> None:
+    memory = Memory()
+
+    async def run() -> None:
+        commit = GroupCommit(memory, observe=Observed())
+        await asyncio.gather(outcome(commit, "a"), outcome(commit, "b"))
+        calls = []
+        for name in "cdef":  # each some turns of the loop after the one before
+            calls.append(asyncio.ensure_future(outcome(commit, name)))
+            await turns(4)
+        assert await asyncio.gather(*calls) == ["c", "d", "e", "f"]
+
+        await outcome(commit, "g")  # waits in vain, so that the next one does not
+        call = asyncio.ensure_future(outcome(commit, "h"))
+        await turns(2)
+        assert memory.written[-1:] == ["h"]
+        await call
+
+    asyncio.run(run())
+    assert memory.batches == [["a", "b"], ["c", "d", "e", "f"], ["g"], ["h"]]
+
+
+def test_nobody_waits_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "_WAIT_S_MAX", 0.0)
+    memory = Memory()
+
+    async def run() -> None:
+        commit = GroupCommit(memory, observe=Observed())
+        await asyncio.gather(outcome(commit, "a"), outcome(commit, "b"))
+        call = asyncio.ensure_future(outcome(commit, "c"))
+        await turns(2)
+        assert memory.written[-1:] == ["c"]
+        await call
+
+    asyncio.run(run())
+
+
 def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "BATCH_RECORDS_MAX", 4)
     memory = Memory()
