@@ -83,7 +83,7 @@ def _entries(settings: Settings) -> Iterator[Path]:
 
 
 def _bundle_directories(root: Path) -> tuple[Path, ...]:
-    return tuple(path for path in _listing(root) if path.is_dir())
+    return tuple(path for path in _listing(root) if _is_directory(_status(path)))
 
 
 def _listing(directory: Path) -> tuple[Path, ...]:
@@ -95,6 +95,10 @@ def _listing(directory: Path) -> tuple[Path, ...]:
         return tuple(sorted(p for p in directory.iterdir() if not p.name.startswith(".")))
     except OSError:
         return ()
+
+
+def _is_directory(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _real(path: Path) -> Path:

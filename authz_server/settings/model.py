@@ -68,10 +68,10 @@ class Tls(_Section):
 
     mode: Annotated[Literal["plaintext", "files", "workload_api"], only("plaintext")] = Field(
         default="plaintext",
-        description="`plaintext` (loopback and Unix sockets only), `files` or `workload_api`",
+        description="`plaintext` (loopback, Unix sockets); not yet: `files`, `workload_api`",
     )
     allowed_clients: Annotated[tuple[WorkloadPattern, ...], NOT_YET] = Field(
-        default=(), description="SPIFFE IDs of the Envoys that may call"
+        default=(), description="not yet: SPIFFE IDs of the Envoys that may call"
     )
 
 
@@ -79,13 +79,13 @@ class TrustBundles(_Section):
     """Whose X509-SVIDs are believed."""
 
     source: Annotated[Literal["files", "workload_api"], only("files")] = Field(
-        default="files", description="where the bundles come from: `files` or `workload_api`"
+        default="files", description="where the bundles come from: `files`; not yet: `workload_api`"
     )
     files: Mapping[Domain, Annotated[tuple[FilePath, ...], ONE_OR_MORE, Field(min_length=1)]] = (
         Field(default={}, description="PEM file, or a list of them, for each trust domain")
     )
     socket: Annotated[Text | None, NOT_YET] = Field(
-        default=None, description="Unix socket of the SPIFFE Workload API"
+        default=None, description="not yet: Unix socket of the SPIFFE Workload API"
     )
 
 
@@ -101,7 +101,7 @@ class IdentitySettings(_Section):
         default="deny", description="what becomes of an identity that the inventory lacks"
     )
     trusted_proxies: Annotated[tuple[WorkloadId, ...], NOT_YET] = Field(
-        default=(), description="SPIFFE IDs whose `x-forwarded-client-cert` is believed"
+        default=(), description="not yet: SPIFFE IDs whose `x-forwarded-client-cert` is believed"
     )
 
 
@@ -111,7 +111,7 @@ class IssuerSettings(_Section):
     issuer: Annotated[Text, Field(max_length=2048)] = Field(description="exact value of `iss`")
     jwks_file: FilePath | None = Field(default=None, description="file with its public keys (JWKS)")
     jwks_url: Annotated[Text | None, NOT_YET] = Field(
-        default=None, description="address of its public keys, instead of a file"
+        default=None, description="not yet: address of its public keys, instead of a file"
     )
     algorithms: Annotated[tuple[Algorithm, ...], ONE_OR_MORE, Field(min_length=1)] = Field(
         default=("ES256",), description="signature algorithms it may use"
@@ -174,7 +174,7 @@ class Bundles(_Section):
         description="directory; each direct sub-directory is one policy bundle",
     )
     mode: Mapping[Text, Annotated[Literal["enforce", "shadow"], only("enforce")]] = Field(
-        default={}, description="mode of a bundle: `enforce` (default) or `shadow`"
+        default={}, description="mode of a bundle, by its name: `enforce`; not yet: `shadow`"
     )
 
 
@@ -182,17 +182,19 @@ class LedgerSettings(_Section):
     """Where decisions are recorded."""
 
     url: SqliteUrl = Field(
-        default="sqlite:///authz.db", validate_default=True, description="database of the ledger"
+        default="sqlite:///authz.db",
+        validate_default=True,
+        description="SQLite file of the ledger; not yet: other databases",
     )
     outbox: Annotated[FilePath | None, NOT_YET] = Field(
-        default=None, description="local outbox in front of a shared database"
+        default=None, description="not yet: local outbox in front of a shared database"
     )
     mode: Annotated[Literal["durable", "async", "off"], only("durable", "off")] = Field(
         default="durable",
-        description="`durable`: recorded before the answer leaves; `async`; `off`: not recorded",
+        description="`durable` (recorded before the answer leaves) or `off`; not yet: `async`",
     )
     retention_days: Annotated[WholeNumber | None, NOT_YET] = Field(
-        default=None, description="age at which records are removed, in days"
+        default=None, description="not yet: age at which records are removed, in days"
     )
 
 
@@ -200,7 +202,7 @@ class ApprovalSettings(_Section):
     """How people answer escalations."""
 
     ttl_s: Annotated[WholeNumber, Field(ge=1, le=APPROVAL_TTL_S_MAX)] = Field(
-        default=900, description="how long an access request and its approval live, in seconds"
+        default=900, description="how long an access request, with its approval, stands; in seconds"
     )
     single_use: bool = Field(default=True, description="whether an approval serves one request")
     bind_txn: bool = Field(
