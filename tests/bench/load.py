@@ -13,9 +13,11 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc.aio
 
@@ -50,13 +52,14 @@ def check(port: int, message: bytes, *, concurrency: int, requests: int) -> Load
         )
 
 
-def get(port: int, path: str, headers: dict[str, str], *, concurrency: int, requests: int) -> Load:
-    """Send `GET path` over HTTP/1.1 on loopback, `concurrency` connections."""
+def get(
+    port: int, url: str, headers: Mapping[str, str], *, concurrency: int, requests: int
+) -> Load:
+    """Send `GET url` over HTTP/1.1 to a port of loopback, on `concurrency` connections."""
     if client_name() == "python":
-        return _python_get(port, path, headers, concurrency, requests)
+        return _python_get(port, url, headers, concurrency, requests)
     lines = tuple(f"{name}: {value}" for name, value in headers.items())
-    url = f"http://127.0.0.1:{port}{path}"
-    return _h2load(url, lines, concurrency, requests, http1=True)
+    return _h2load(url, lines, concurrency, requests, http1_port=port)
 
 
 def _h2load(
@@ -66,14 +69,15 @@ def _h2load(
     requests: int,
     *,
     body: str | None = None,
-    http1: bool = False,
+    http1_port: int | None = None,
 ) -> Load:
-    clients, streams = (concurrency, 1) if http1 else (1, concurrency)
+    clients, streams = (1, concurrency) if http1_port is None else (concurrency, 1)
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         command = ["h2load", "-t1", f"-c{clients}", f"-m{streams}", f"-n{requests}"]
         command += [f"--log-file={log}", *(part for line in headers for part in ("-H", line))]
-        command += (["--h1"] if http1 else []) + (["-d", body] if body else []) + [url]
+        command += ["--h1", f"--connect-to=127.0.0.1:{http1_port}"] if http1_port else []
+        command += (["-d", body] if body else []) + [url]
         started = time.perf_counter()
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         elapsed = time.perf_counter() - started
@@ -104,14 +108,16 @@ async def _python_check(port: int, message: bytes, concurrency: int, requests: i
 
 
 def _python_get(
-    port: int, path: str, headers: dict[str, str], concurrency: int, requests: int
+    port: int, url: str, headers: Mapping[str, str], concurrency: int, requests: int
 ) -> Load:
+    parts = urlsplit(url)
+
     def worker(count: int) -> list[float]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         took = []
         for _ in range(count):
             started = time.perf_counter()
-            connection.request("GET", path, headers=headers)
+            connection.request("GET", parts.path, headers={"host": parts.netloc, **headers})
             response = connection.getresponse()
             response.read()
             if response.status != 200:

@@ -34,6 +34,7 @@ RULE_COUNT = 100
 CONCURRENCIES = (1, 64)
 WARM_UP = 500
 PATH = "/open/customers/7"
+_URL = f"http://{mesh.HOST}{PATH}"
 _NOOP = Path(__file__).with_name("noop_server.py")
 
 
