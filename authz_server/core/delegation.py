@@ -99,9 +99,7 @@ def verify(
 
     Raises `RequestFault` and nothing else; see `verify_root`, `verify_link` and `check_times`.
     """
-    root = verify_root(
-        presented.root, issuers=trust.issuers, policy=policy, trust_domain=trust_domain
-    )
+    root = verify_root(presented.root, issuers=trust.issuers, trust_domain=trust_domain)
     _check_depth(root, presented, policy)
     _check_grant_times(root.token.grant, policy.skew_s, now)
     context = LinkContext(trust=trust, policy=policy, now=now)
@@ -121,6 +119,7 @@ def verify(
 
 
 def _check_depth(root: RootGrant, presented: PresentedChain, policy: DelegationPolicy) -> None:
+    # draft-mcguinness-oauth-actor-profile §4.6: deeper chains MUST be rejected. Prior actors count.
     actors = len(root.prior_actors) + 1 + len(presented.links)
     if len(presented.links) > policy.links_max or actors > policy.actors_max:
         raise RequestFault(Reason.CHAIN_TOO_DEEP, "delegation chain has too many actors")

@@ -30,9 +30,9 @@ def best_us(call: Callable[[], object], times: int) -> float:
     return round(min(means) * 1e6, 2)
 
 
-def tool_call(rows: int) -> bytes:
-    """Return the JSON-RPC body of a tool call with `rows` rows of arguments."""
-    row = {"id": 4711, "name": "customer", "tags": ["a", "b"], "price": 12.34, "note": "x" * 60}
+def tool_call(rows: int, *, note: int) -> bytes:
+    """Return the JSON-RPC body of a tool call with `rows` rows, each with a note."""
+    row = {"id": 4711, "name": "customer", "tags": ["a", "b"], "price": 12.34, "note": "x" * note}
     arguments = {"rows": [{**row, "id": number} for number in range(rows)]}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     return json.dumps({**call, "params": {"name": "crm_export", "arguments": arguments}}).encode()
@@ -61,7 +61,7 @@ def figures() -> dict[str, object]:
     def bound() -> object:
         return bind(verified, caller=chains.TOOL, workload_id=None, audience=chains.CRM)
 
-    small, large = tool_call(28), tool_call(1800)
+    small, large = tool_call(28, note=60), tool_call(1200, note=130)
     return {
         "chain_bytes": len(root) + len(first) + len(second),
         "presented_us": best_us(lambda: presented_chain(headers, chains.POLICY), 2000),
@@ -79,7 +79,7 @@ def figures() -> dict[str, object]:
 
 
 def _json_figures(name: str, body: bytes, times: int) -> dict[str, object]:
-    strict = best_us(lambda: strict_json.loads(body, depth_max=64, members_max=20_000), times)
+    strict = best_us(lambda: strict_json.loads(body, depth_max=64, members_max=10_000), times)
     return {
         f"strict_json_{name}_bytes": len(body),
         f"strict_json_{name}_us": strict,

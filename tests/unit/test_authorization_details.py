@@ -42,6 +42,12 @@ CASES: Mapping[str, tuple[Entry, Entry, bool]] = {
     "unknown type, fewer actions": (UNKNOWN, {**UNKNOWN, "actions": ["a"]}, False),
     "unknown type, another order": (UNKNOWN, {**UNKNOWN, "actions": ["b", "a"]}, False),
     "unknown type, true for 1": (UNKNOWN, {**UNKNOWN, "limit": True}, False),
+    "unknown type, true for 1 in a list": (
+        {"type": "x", "o": [1]},
+        {"type": "x", "o": [True]},
+        False,
+    ),
+    "unknown type, a longer list": ({"type": "x", "o": [1]}, {"type": "x", "o": [1, 1]}, False),
     "unknown type, nested the same": (
         {"type": "x", "o": {"a": [1, {"b": None}]}},
         {"type": "x", "o": {"a": [1, {"b": None}]}},
