@@ -248,6 +248,26 @@ def test_without_notifications_polling_does(
         observed.wait_for_rules(*_ALL[:1])
 
 
+def test_a_busy_ledger_beside_the_files_hides_no_change(site: PdpSite, settings: Settings) -> None:
+    stopping = threading.Event()
+
+    def write_without_pause() -> None:
+        with (site.directory / "authz.db-wal").open("wb", buffering=0) as log:
+            while not stopping.wait(0.001):
+                log.write(b"record")
+
+    writer = threading.Thread(target=write_without_pause)
+    with _watching(settings) as observed:
+        writer.start()
+        try:
+            site.write_rules(RULES[:1])
+            observed.wait_for_rules(*_ALL[:1])
+        finally:
+            stopping.set()
+            writer.join()
+        assert len(observed.outcomes) == 2, "the ledger's own writes load nothing"
+
+
 # --- what must not come into service ---------------------------------------------------------
 
 
