@@ -34,6 +34,7 @@ _CONSTANTS: Final[Mapping[str, bool | None]] = {
 }
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
+_CREDENTIALS = re.compile(r"://[^/\s]*@")  # RFC 3986 §3.2.1: user and password in a URL
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what PyYAML counts as one line break
 
 
@@ -203,6 +204,7 @@ def _syntax_fault(error: yaml.YAMLError, file: str, lines: tuple[str, ...]) -> F
 def _fault_at(file: str, lines: tuple[str, ...], at: tuple[int, int], message: str) -> Fault:
     line, column = at
     source = lines[line - 1] if line <= len(lines) else ""
-    if len(source) > SOURCE_CHARS_MAX:
+    # SECURITY: faults are printed and logged.
+    if len(source) > SOURCE_CHARS_MAX or _CREDENTIALS.search(source):
         source = ""
     return Fault(file=file, line=line, column=column, source=source, message=message)

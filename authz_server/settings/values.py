@@ -97,7 +97,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
 
 def _sqlite_url(value: object, info: ValidationInfo) -> str:
     scheme, separator, name = _text(value).partition(":///")
-    if scheme.partition("+")[0].partition(":")[0] != "sqlite":
+    if scheme.partition(":")[0] not in {"sqlite", "sqlite+pysqlite"}:
         raise phrase("is not a SQLite file; other databases are not supported by this version")
     if not separator or name in {"", ":memory:"}:
         raise phrase("must be `sqlite:///path`; a database in memory keeps no record")

@@ -139,7 +139,13 @@ _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
             15,
             "`ledger.url` is not a SQLite file; other databases are not supported by this version",
         ),
+        (
+            'ledger: {url: "sqlite+aiosqlite:///authz.db"}',
+            15,
+            "`ledger.url` is not a SQLite file; other databases are not supported by this version",
+        ),
         ("bundles: {mode: {t: shadow}}", 21, f"`bundles.mode.t` is `shadow`, which {_NOT_YET}"),
+        ("retention_days: 1", 1, "`retention_days` is not a known key"),
         # Values.
         ("tls: {mode: mtls}", 13, "`tls.mode` must be `plaintext`, `files` or `workload_api`"),
         ("ledger: {mode: on}", 16, "`ledger.mode` must be `durable`, `async` or `off`"),

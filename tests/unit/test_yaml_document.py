@@ -126,3 +126,9 @@ def test_a_fault_shows_its_line_unless_it_is_very_long() -> None:
     )
     long = _parse("a: " + "x" * SOURCE_CHARS_MAX)
     assert long.fault(("a",), "wrong").source == ""
+
+
+def test_a_line_with_credentials_is_not_shown() -> None:
+    document = _parse("ledger: {url: 'postgresql://authz:secret@db/authz', mode: x}\na: b@c\n")
+    assert document.fault(("ledger", "mode"), "wrong").source == ""
+    assert document.fault(("a",), "wrong").source == "a: b@c"
