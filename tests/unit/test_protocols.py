@@ -134,6 +134,10 @@ class TestHttp:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     def test_body_on_a_bodyless_method(self, method: str) -> None:
         assert reason_of(request(method, body=b"x")) is Reason.MALFORMED_BODY
+        for headers in ({"content-length": b"4"}, {"transfer-encoding": b"chunked"}):
+            # Not shown to us, but the upstream will read it.
+            assert reason_of(request(method, headers=headers)) is Reason.MALFORMED_BODY
+        assert http.operation(request(method, headers={"content-length": b"0"}), HTTP)
 
     def test_partial_body(self) -> None:
         assert reason_of(request("POST", body=b"x", truncated=True)) is Reason.BODY_TRUNCATED

@@ -38,7 +38,7 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
     `MALFORMED_BODY`, `BODY_TRUNCATED`, `OVERSIZE`).
     """
     target, host = request_line(http)
-    if http.body and http.method in _WITHOUT_BODY:
+    if http.method in _WITHOUT_BODY and (http.body or _declares_body(http)):
         raise RequestFault(Reason.MALFORMED_BODY, f"a {http.method} request must not have a body")
     query: AttributeMap = parse_query(target.query) if target.query else no_attributes()
     if "_method" in query and query["_method"] != http.method:
@@ -130,17 +130,21 @@ def _digest(query: str, body: bytes) -> str | None:
     return hashlib.sha256(query.encode("ascii") + b"\0" + body).hexdigest()
 
 
+def _declares_body(http: HttpRequest) -> bool:
+    """Tell whether the framing announces a body (RFC 9112 §6), shown to us or not."""
+    length = http.headers.text("content-length")
+    return (length is not None and length != "0") or "transfer-encoding" in http.headers.fields
+
+
 def _body_seen(http: HttpRequest) -> bool:
     """Tell whether the body, if the request has one, is in front of us.
 
-    Without `with_request_body` Envoy sends none; then only the framing tells that one exists
-    (RFC 9112 §6), and over HTTP/2 not even that unless a length was declared.
+    Without `with_request_body` Envoy sends none. Then HTTP/1 framing tells whether one exists, and
+    over HTTP/2 only a declared length or Envoy's own count can rule one out.
     """
     if http.body or http.method in _WITHOUT_BODY:
         return True
-    length = http.headers.text("content-length")
-    if length is not None:
-        return length == "0"
-    if http.protocol.startswith("HTTP/1"):
-        return "transfer-encoding" not in http.headers.fields
-    return http.size == 0
+    if _declares_body(http):
+        return False
+    declared_empty = http.headers.lines("content-length") != ()
+    return declared_empty or http.protocol.startswith("HTTP/1") or http.size == 0
