@@ -76,11 +76,10 @@ def faults(files: Mapping[str, bytes]) -> list[str]:
     try:
         load_bundle_files(files)
     except ConfigurationError as error:
-        assert error.faults
-        return [
-            f"{fault.file}:{fault.line}:{fault.column}: {fault.message}" for fault in error.faults
-        ]
-    return []
+        found = error.faults
+    else:
+        return []
+    return [f"{fault.file}:{fault.line}:{fault.column}: {fault.message}" for fault in found]
 
 
 def condition_faults(condition: str) -> list[str]:

@@ -6,7 +6,7 @@ that read files.
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -105,31 +105,34 @@ class PolicyBundle:
         return policy_error(failed) if failed else judge(self.effect, matched)
 
 
-def load_bundle_files(files: Mapping[str, bytes], *, name_hint: str | None = None) -> PolicyBundle:
+def load_bundle_files(
+    files: Mapping[str, bytes], *, name_hint: str | None = None, directory: str = ""
+) -> PolicyBundle:
     """Return the bundle that `files` (flat names to contents) make.
 
-    A name may have a directory before it; it is kept for faults only. Raises `ConfigurationError`
-    with every fault. Names that begin with a dot, and kinds of files no bundle has, are ignored.
+    `name_hint` names it where `bundle.yaml` does not; `directory` only says in faults where the
+    files are. Raises `ConfigurationError` with every fault. Names that begin with a dot, and kinds
+    of files no bundle has, are ignored.
     """
     log = FaultLog()
-    known = {_flat(name): (name, data) for name, data in files.items() if _is_read(name)}
-    _check_names(files, known, log)
-    texts = {flat: _decode(name, data, log) for flat, (name, data) in known.items()}
+    shown = f"{directory}/" if directory else ""
+    known = {name: data for name, data in files.items() if _is_read(name)}
+    _check_names(known, shown, log)
+    texts = {name: _decode(shown + name, data, log) for name, data in known.items()}
     manifest = None
     if MANIFEST in known:
-        name, data = known[MANIFEST]
-        manifest = load_manifest(data, file=name, name_hint=name_hint, log=log)
+        file = shown + MANIFEST
+        manifest = load_manifest(known[MANIFEST], file=file, name_hint=name_hint, log=log)
     model = load_model(texts[MODEL], log) if MODEL in texts else None
     rules: tuple[Rule, ...] = ()
     index: Node[Rule] = Node()
-    policies = [texts[flat] for flat in sorted(texts, key=_policy_order) if _is_policy(flat)]
+    policies = [texts[name] for name in sorted(texts, key=_policy_order) if _is_policy(name)]
     if model is not None and policies:
         roles = [texts[ROLES]] if ROLES in texts else []
         rules, index = load_rules(policies, roles, model, log)
     cases: tuple[Case, ...] = ()
     if CASES in known and manifest is not None:
-        name, data = known[CASES]
-        cases = load_cases(data, file=name, manifest=manifest, log=log)
+        cases = load_cases(known[CASES], file=shown + CASES, manifest=manifest, log=log)
     faults = log.errors()
     if faults or manifest is None or model is None:
         raise ConfigurationError(faults)
@@ -147,7 +150,8 @@ def load_bundle_files(files: Mapping[str, bytes], *, name_hint: str | None = Non
 
 def load_bundle(directory: Path) -> PolicyBundle:
     """Return the bundle in `directory`. Raises `ConfigurationError` with every fault."""
-    return load_bundle_files(_read_directory(directory), name_hint=directory.name)
+    files = _read_directory(directory)
+    return load_bundle_files(files, name_hint=directory.name, directory=str(directory))
 
 
 def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
@@ -184,7 +188,7 @@ def _sub_directories(directory: Path) -> list[Path]:
 
 
 def _read_directory(directory: Path) -> dict[str, bytes]:
-    """Return the files of one bundle by their full names.
+    """Return the files of one bundle by name.
 
     A mounted ConfigMap is a directory of links through `..data`, which Kubernetes swaps at once:
     it is resolved once, so that all files are of one generation.
@@ -193,7 +197,7 @@ def _read_directory(directory: Path) -> dict[str, bytes]:
         data = directory / "..data"
         source = data.resolve(strict=True) if data.is_symlink() else directory
         return {
-            str(directory / path.name): _read(path, directory / path.name)
+            path.name: _read(path, directory / path.name)
             for path in sorted(source.iterdir())
             if _is_read(path.name) and path.is_file()
         }
@@ -215,38 +219,31 @@ def _unreadable(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError([Fault(file=str(path), message=message)])
 
 
-def _flat(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
 def _is_read(name: str) -> bool:
-    flat = _flat(name)
-    return not flat.startswith(".") and flat.endswith(_NO_STRANGERS)
+    return not name.startswith(".") and name.endswith(_NO_STRANGERS)
 
 
-def _is_policy(flat: str) -> bool:
-    return flat == POLICY or fnmatch.fnmatchcase(flat, _POLICY_PARTS)
+def _is_policy(name: str) -> bool:
+    return name == POLICY or fnmatch.fnmatchcase(name, _POLICY_PARTS)
 
 
-def _policy_order(flat: str) -> tuple[bool, str]:
-    return flat != POLICY, flat
+def _policy_order(name: str) -> tuple[bool, str]:
+    return name != POLICY, name
 
 
-def _check_names(
-    files: Mapping[str, bytes], known: Mapping[str, tuple[str, bytes]], log: FaultLog
-) -> None:
-    folder = next((name.rpartition("/")[0] + "/" for name in files if "/" in name), "")
-    for flat, (name, data) in known.items():
-        if flat not in _NAMED and not _is_policy(flat):
-            message = f"no part of a bundle has this name{did_you_mean(flat, _NAMED)}"
-            log.add(Fault(file=name, message=message))
+def _check_names(known: Mapping[str, bytes], shown: str, log: FaultLog) -> None:
+    for name, data in known.items():
+        if name not in _NAMED and not _is_policy(name):
+            message = f"no part of a bundle has this name{did_you_mean(name, _NAMED)}"
+            log.add(Fault(file=shown + name, message=message))
         if len(data) > POLICY_FILE_BYTES_MAX:
-            log.add(Fault(file=name, message=f"larger than {POLICY_FILE_BYTES_MAX // 2**20} MiB"))
-    for flat in (MODEL, MANIFEST):
-        if flat not in known:
-            log.add(Fault(file=folder + flat, message="the file is missing"))
+            message = f"larger than {POLICY_FILE_BYTES_MAX // 2**20} MiB"
+            log.add(Fault(file=shown + name, message=message))
+    for name in (MODEL, MANIFEST):
+        if name not in known:
+            log.add(Fault(file=shown + name, message="the file is missing"))
     if not any(map(_is_policy, known)):
-        log.add(Fault(file=folder + POLICY, message="the file is missing"))
+        log.add(Fault(file=shown + POLICY, message="the file is missing"))
 
 
 def _decode(name: str, data: bytes, log: FaultLog) -> SourceFile:
@@ -262,16 +259,11 @@ def _decode(name: str, data: bytes, log: FaultLog) -> SourceFile:
         return SourceFile(name, "")
 
 
-def _revision(known: Mapping[str, tuple[str, bytes]]) -> str:
+def _revision(known: Mapping[str, bytes]) -> str:
     """Return the digest of names and contents, each preceded by its length."""
     digest = hashlib.sha256()
-    for part in _parts(known):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+    for name in sorted(known):
+        for part in (name.encode(), known[name]):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
     return digest.hexdigest()[:_REVISION_CHARS]
-
-
-def _parts(known: Mapping[str, tuple[str, bytes]]) -> Iterator[bytes]:
-    for flat in sorted(known):
-        yield flat.encode()
-        yield known[flat][1]

@@ -21,10 +21,11 @@ _PLAIN_LINE = re.compile(r'[^"()\[\]{}]*')
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: its type (`p`, `g`, ...), its fields, and where each field begins in the file."""
+    """One row: its type (`p`, `g`, ...), its fields, and where it and each field begin."""
 
     file: SourceFile
     kind: str
+    start: int
     line: int
     values: tuple[str, ...]
     offsets: tuple[int, ...]
@@ -49,8 +50,7 @@ class Row:
 
     def line_fault(self, message: str, severity: str = "error") -> FaultFound:
         """Return a fault at the beginning of the row."""
-        start = self.file.text.rfind("\n", 0, self.offsets[0] if self.offsets else 0) + 1
-        return FaultFound(self.file.fault(start, message, severity))
+        return FaultFound(self.file.fault(self.start, message, severity))
 
 
 def read_rows(file: SourceFile, log: FaultLog) -> Iterator[Row]:
@@ -103,7 +103,9 @@ class _RowReader:
             more = self._separator()
         self.end = self._at
         self.complete = True
-        return Row(self._file, values[0], self._line, tuple(values[1:]), tuple(offsets[1:]))
+        kind, *fields = values
+        start, *places = offsets
+        return Row(self._file, kind, start, self._line, tuple(fields), tuple(places))
 
     def _fault(self, at: int, message: str) -> FaultFound:
         return FaultFound(self._file.fault(at, message))

@@ -83,9 +83,9 @@ def _check_kind(row: Row, model: Model, *, roles_only: bool) -> None:
     """Refuse a row of unknown type or wrong length."""
     known = list(model.roles) if roles_only else ["p", *model.roles]
     if row.kind not in known:
-        hint = did_you_mean(row.kind, known)
-        expected = ", ".join(known) or "none: the model defines no roles"
-        raise row.line_fault(f"unknown row type `{row.kind}` (expected {expected}){hint}")
+        hint = "" if model.roles else "; the model defines no roles"
+        expected = " or ".join(f"`{kind}`" for kind in known) or "none"
+        raise row.line_fault(f"unknown row type `{row.kind}`, expected {expected}{hint}")
     count = len(model.columns) if row.kind == "p" else model.roles[row.kind].arity
     if len(row.values) != count:
         names = f" ({', '.join(model.columns)})" if row.kind == "p" else ""
