@@ -61,8 +61,10 @@ audit: setup ## known advisories against the locked versions (asks the advisory 
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
 lock: $(VENV)/.deps ## resolve pyproject.toml into requirements.lock for every platform, with hashes
+	cp requirements.lock $(VENV)/requirements.lock # keeps what need not change
 	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --custom-compile-command 'make lock' -o requirements.lock
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' -o $(VENV)/requirements.lock
+	cmp -s $(VENV)/requirements.lock requirements.lock || cp $(VENV)/requirements.lock requirements.lock
 
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) .cache dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
