@@ -49,7 +49,6 @@ _BOTH_ENDS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 # warning is for serial numbers (RFC 5280 §4.1.2.2), and an exception where warnings are errors.
 _UNSOUND = (
     ValueError,
-    TypeError,
     CryptographyDeprecationWarning,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,

@@ -1,8 +1,11 @@
 """The cache answers as the verifier does, forgets in bounds, and never keeps a denial."""
 
 import threading
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
+
+import pytest
 
 from authz_server.core.chain import DelegationPolicy, PresentedChain, VerifiedChain
 from authz_server.core.chain_cache import ChainCache
@@ -110,13 +113,34 @@ def test_the_least_recently_used_entry_goes_first() -> None:
 
 def test_bytes_are_bounded() -> None:
     presented = roots(20)
-    entry = len(presented[0].root) + 2048
-    cache = ChainCache(bytes_max=5 * entry + 100)
+    cache = ChainCache(bytes_max=20_000)
     for chain in presented:
         ask(cache, chain)
-    assert len(cache) == 5
+    assert 2 <= len(cache) <= 8
     assert remembered(cache, presented[-1])
     assert not remembered(cache, presented[0])
+
+
+@pytest.mark.parametrize(
+    "details",
+    [[], [{"type": "x"}], [{"type": "x", "o": [{}] * 700}], [{"type": "x", "o": [{"": 0}] * 300}]],
+    ids=["none", "one", "empty objects", "small objects"],
+)
+def test_no_chain_holds_more_than_is_counted(details: list[object]) -> None:
+    claims = root_claims(
+        authorization_details=details or None, scope=" ".join(map(str, range(128)))
+    )
+    chain = PresentedChain(root=root_token(claims), links=())
+    ask(ChainCache(), chain)  # whatever is made once
+    cache = ChainCache(bytes_max=10**9)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        ask(cache, chain)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0 < held <= cache.size_bytes
 
 
 def test_a_chain_larger_than_the_cache_is_still_answered() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from authz_server.agent.svid import Svid
@@ -20,6 +21,7 @@ from authz_server.core.strict_json import JsonValue
 from authz_server.core.svid import (
     PeerIdentity,
     Signer,
+    leaf_spiffe_id,
     parse_authorities,
     peer_identity,
     verify_signer,
@@ -160,6 +162,27 @@ BAD_TEXTS: Mapping[str, str] = {
     "over 32 KiB": GOOD.replace("MII", "MII" + "A" * 32768, 1),
     "not ASCII": GOOD.replace("MII", "M\u0131I", 1),
 }
+
+
+def test_a_certificate_that_is_too_long() -> None:
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), bytes(24000))
+    assert reason_of(lambda: peer(leaf(A, profile=LeafProfile(extensions=[(padding, False)])))) is (
+        Reason.MALFORMED_PRINCIPAL
+    )
+    shorter = x509.UnrecognizedExtension(padding.oid, bytes(20000))
+    assert peer(leaf(A, profile=LeafProfile(extensions=[(shorter, False)]))).spiffe_id == ASSISTANT
+
+
+def test_a_serial_number_that_is_not_positive() -> None:
+    der = bytearray(chains.svid(ASSISTANT).leaf.public_bytes(Encoding.DER))
+    # Certificate, TBSCertificate, version [0] INTEGER 2, then the serial number.
+    start = der.index(b"\xa0\x03\x02\x01\x02\x02") + 7
+    der[start] |= 0x80
+    with pytest.warns(CryptographyDeprecationWarning):
+        certificate = x509.load_der_x509_certificate(bytes(der))
+    assert certificate.serial_number < 0
+    with pytest.raises(InvalidValueError, match="serial"):
+        leaf_spiffe_id(certificate)
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=BAD_TEXTS)
