@@ -75,13 +75,15 @@ _UNAUTHENTICATED: Final = frozenset(
     {Reason.NO_PRINCIPAL, Reason.MALFORMED_PRINCIPAL, Reason.UNKNOWN_TRUST_DOMAIN}
 )
 
+_GROUP_CHARS_MAX: Final = 100  # the one text in the document that a policy's author chooses
+
 Problem = dict[str, object]
 
 
 def problem(decision: Decision, decision_id: str) -> Problem:
     """Return the members of interface section 7: RFC 9457's and ours, `access_request` last.
 
-    All strings are printable ASCII of bounded length, except the approver group of a ticket.
+    All strings are short, and printable ASCII except for the approver group.
     """
     if decision.verdict is Verdict.ESCALATE:
         kind, title = "approval-required", "Approval required"
@@ -100,6 +102,7 @@ def problem(decision: Decision, decision_id: str) -> Problem:
     }
     ticket = ticket_json(decision.ticket)
     if decision.verdict is Verdict.ESCALATE and ticket is not None:
+        ticket["approver_group"] = str(ticket["approver_group"])[:_GROUP_CHARS_MAX]
         document["access_request"] = ticket
     return document
 
