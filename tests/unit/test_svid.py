@@ -11,7 +11,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from authz_server.agent.svid import Svid
@@ -173,16 +172,33 @@ def test_a_certificate_that_is_too_long() -> None:
     assert peer(leaf(A, profile=LeafProfile(extensions=[(shorter, False)]))).spiffe_id == ASSISTANT
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 def test_a_serial_number_that_is_not_positive() -> None:
     der = bytearray(chains.svid(ASSISTANT).leaf.public_bytes(Encoding.DER))
     # Certificate, TBSCertificate, version [0] INTEGER 2, then the serial number.
     start = der.index(b"\xa0\x03\x02\x01\x02\x02") + 7
-    der[start] |= 0x80
-    with pytest.warns(CryptographyDeprecationWarning):
-        certificate = x509.load_der_x509_certificate(bytes(der))
+    der[start] = 0x80
+    certificate = x509.load_der_x509_certificate(bytes(der))
     assert certificate.serial_number < 0
     with pytest.raises(InvalidValueError, match="serial"):
         leaf_spiffe_id(certificate)
+
+
+def test_a_certificate_has_one_spelling() -> None:
+    text = ""
+    while not text.endswith("="):  # spare bits exist for two lengths out of three
+        svid = leaf(A)
+        text = base64.b64encode(svid.leaf.public_bytes(Encoding.DER)).decode()
+    body = text.rstrip("=")
+    respelled = body[:-1] + chr(ord(body[-1]) + 1) + "=" * (len(text) - len(body))
+    assert base64.b64decode(respelled) == base64.b64decode(text)
+    assert reason_of(lambda: signer_of([text])) is None
+    assert reason_of(lambda: signer_of([respelled])) is Reason.BAD_HEADER
+    pem = "-----BEGIN%20CERTIFICATE-----%0A{}%0A-----END%20CERTIFICATE-----"
+    for spelling, expected in ((text, None), (respelled, Reason.MALFORMED_PRINCIPAL)):
+        escaped = spelling.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+        envoy = pem.format(escaped)
+        assert reason_of(lambda envoy=envoy: peer_identity(envoy)) is expected  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=BAD_TEXTS)
@@ -217,6 +233,10 @@ def signer(
     return verify_signer(
         x5c(*svid.certificates), bundles=bundles, delegator_trust_domains=delegators, at=at
     )
+
+
+def signer_of(value: JsonValue) -> Signer:
+    return verify_signer(value, bundles=BUNDLES, delegator_trust_domains=DELEGATORS, at=NOW)
 
 
 def test_a_signer() -> None:
@@ -343,10 +363,7 @@ BAD_X5C: Sequence[JsonValue] = [
 
 @pytest.mark.parametrize("value", BAD_X5C)
 def test_x5c_that_is_no_list_of_certificates(value: JsonValue) -> None:
-    call = lambda: verify_signer(  # noqa: E731
-        value, bundles=BUNDLES, delegator_trust_domains=DELEGATORS, at=NOW
-    )
-    assert reason_of(call) is Reason.BAD_HEADER
+    assert reason_of(lambda: signer_of(value)) is Reason.BAD_HEADER
 
 
 def test_a_key_no_link_can_be_signed_with() -> None:
@@ -373,6 +390,10 @@ def test_what_is_no_bundle_file() -> None:
             parse_authorities(pem)
     with pytest.raises(InvalidValueError):
         parse_authorities(AUTHORITY.bundle_pem + svid.cert_chain_pem)
+    for usage in (None, frozenset({"digital_signature"})):
+        weak = leaf(A, profile=LeafProfile(is_ca=True, key_usage=usage))
+        with pytest.raises(InvalidValueError, match="sign others"):
+            parse_authorities(weak.cert_chain_pem)
 
 
 def test_rotation_overlap_accepts_both() -> None:
