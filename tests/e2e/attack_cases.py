@@ -91,9 +91,9 @@ def _reason(outcome: str) -> str | None:
 
 
 def _expanded(text: str) -> str:
-    text = text.replace("<800 segments>", "/a" * 800).replace(
-        "<120 lines>", "\r\n".join(f"X-{number}: 1" for number in range(120))
-    )
+    text = text.replace("<120 lines>", "\r\n".join(f"X-{number}: 1" for number in range(120)))
+    text = text.replace("<300 parameters>", "&".join(f"p{number}" for number in range(300)))
+    text = re.sub(r"<([0-9]+) segments>", lambda match: "/a" * int(match[1]), text)
     return re.sub(
         r"(?P<slash>GET )?<(?P<count>[0-9]+) letters>",
         lambda match: ("GET /" if match["slash"] else "") + "a" * int(match["count"]),
