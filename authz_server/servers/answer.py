@@ -7,10 +7,12 @@ message is compared with the verdict before it leaves.
 What a denied client sees, by protocol (observed on Envoy 1.40):
 
 - HTTP: 403, or 401 without a usable principal, with an RFC 9457 problem document.
-- MCP: the same status with a JSON-RPC error whose `data` is that document.
+- MCP: the same status with a JSON-RPC error whose `data` is that document. The official client
+  raises it as its `MCPError`.
 - gRPC: Envoy answers HTTP 200 with trailers only. It makes `grpc-status` of the HTTP status, and
   `grpc-message` of the body; the document travels as `google.rpc.ErrorInfo` in
-  `grpc-status-details-bin`. A content type of ours would replace `application/grpc`.
+  `grpc-status-details-bin`. A gRPC client on a route of another protocol is denied with the same
+  status and the whole body as its message.
 - TCP: the connection is closed.
 """
 
@@ -172,7 +174,7 @@ def _grpc_details(decision: Decision, document: Problem) -> str:
         if not members:
             info.metadata[name] = str(value)
     detail = any_pb2.Any()
-    detail.Pack(info)
+    detail.Pack(info, deterministic=True)
     status = status_pb2.Status(
         code=_grpc_code(decision), message=str(document["detail"]), details=[detail]
     )

@@ -24,6 +24,7 @@ from authz_server.servers.header_lines import joined_lines, separate_lines
 __all__ = ["access_request", "check_request_from_json", "check_response"]
 
 _PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
+_NO_METADATA: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
 _CONTENT_LENGTH_DIGITS_MAX: Final = 18  # below 2**63, and a bound on what `int` is given
 
 
@@ -166,9 +167,6 @@ def _metadata(by_filter: Mapping[str, Struct]) -> Mapping[str, Mapping[str, obje
         return _NO_METADATA
     reader = _StructReader()
     return {name: reader.struct(struct) for name, struct in by_filter.items()}
-
-
-_NO_METADATA: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
 
 
 class _StructReader:

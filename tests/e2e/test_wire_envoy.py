@@ -1,5 +1,6 @@
 """What a real Envoy puts into a check, and what it makes of our answers."""
 
+import asyncio
 import json
 import ssl
 import tempfile
@@ -11,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from mcp import ClientSession, MCPError
+from mcp.client.streamable_http import streamable_http_client
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Decision, PrincipalRecord, TicketRecord, Verdict
@@ -300,6 +303,41 @@ def test_mcp(scripted: Scripted) -> None:
     error = json.loads(received.body)
     assert (error["jsonrpc"], error["id"]) == ("2.0", "call-7")
     assert error["error"]["data"]["access_request"]["approver_group"] == "finance-oncall"
+
+
+def test_the_official_mcp_client_understands(scripted: Scripted) -> None:
+    async def initialize() -> None:
+        async with (
+            streamable_http_client(f"http://127.0.0.1:{scripted.port('raw')}/mcp") as streams,
+            ClientSession(streams[0], streams[1]) as session,
+        ):
+            await session.initialize()
+
+    def echo_id(check: bytes) -> bytes:
+        http = access_request(check).http
+        assert http is not None
+        identifier = json.dumps(json.loads(http.body)["id"])
+        return answer(
+            decision(Reason.DENIED_BY_RULE, protocol=Protocol.MCP, json_rpc_id=identifier)
+        )
+
+    scripted.told(b"")
+    scripted.answer = echo_id
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(initialize())
+    errors = caught.value.subgroup(MCPError)
+    assert errors is not None
+    (error,) = leaves(errors)
+    assert isinstance(error, MCPError)
+    assert error.error.data["decision_id"] == ID
+    assert not scripted.hits
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def rpc_error(scripted: Scripted, final: Decision) -> Any:

@@ -296,7 +296,7 @@ def test_grpc_gets_its_details_in_the_trailer(reason: Reason, code: int) -> None
     )
     response = answered(final)
     found = headers(response.denied_response.headers)
-    assert "content-type" not in found  # would replace `application/grpc`
+    assert "content-type" not in found  # Envoy's own is `application/grpc`
     assert "www-authenticate" not in found
     assert not found["grpc-status-details-bin"].endswith("=")
     status = status_pb2.Status.FromString(base64.b64decode(found["grpc-status-details-bin"] + "=="))
