@@ -103,16 +103,14 @@ def _http_request(http: AttributeContext.HttpRequest) -> HttpRequest:
     if len(body) > limits.BODY_BYTES_MAX:
         raise RequestFault(Reason.OVERSIZE, "body is too large")
     headers = _headers(http)
-    for name, value in (
+    _check_same(
+        headers,
         (":path", path),
         (":method", method),
         (":authority", host),
         (":scheme", scheme),
         ("host", host),
-    ):
-        lines = headers.fields.get(name)
-        if lines is not None and lines[0] != value.encode():
-            raise RequestFault(Reason.MALFORMED_REQUEST, f"`{name}` contradicts the request line")
+    )
     return HttpRequest(
         method=method,
         scheme=scheme,
@@ -128,6 +126,14 @@ def _http_request(http: AttributeContext.HttpRequest) -> HttpRequest:
 def _check_size(text: str, bytes_max: int, what: str) -> None:
     if len(text) > bytes_max or (not text.isascii() and len(text.encode()) > bytes_max):
         raise RequestFault(Reason.OVERSIZE, f"{what} is too long")
+
+
+def _check_same(headers: Headers, *expected: tuple[str, str]) -> None:
+    """Raise `RequestFault` if a header that is there says something else than `expected`."""
+    for name, value in expected:
+        lines = headers.fields.get(name)
+        if lines is not None and lines[0] != value.encode():
+            raise RequestFault(Reason.MALFORMED_REQUEST, f"`{name}` contradicts the request line")
 
 
 def _headers(http: AttributeContext.HttpRequest) -> Headers:
