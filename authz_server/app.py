@@ -60,21 +60,30 @@ async def _serve(settings: Settings, lame_duck_s: float) -> int:
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     async with server:
-        _freeze_start_up()
+        _tune_interpreter()
         await stopping.wait()
         await server.announce_drain(lame_duck_s)
     return 0
 
 
-def _freeze_start_up() -> None:
-    """Take what start-up leaves behind out of the garbage collector's sight.
+def _tune_interpreter() -> None:
+    """Set what CPython decides for the whole process. Call once, when start-up is over.
 
-    Those 90,000 objects live as long as the process. A full collection that visits them stops
-    every call for 20-30 ms (measured); afterwards for less than 0.1 ms. Not repeated after a
-    reload: the snapshot it replaces must still be collected.
+    Start-up leaves 90,000 objects that live as long as the process. A full collection that visits
+    them stops every call for 20-30 ms; out of the collector's sight, for less than 0.1 ms (all
+    measured). This is not repeated after a reload: what a new snapshot replaces must be collected.
+    A call makes some hundred containers, nearly all freed by reference count: collecting at 10,000
+    survivors instead of 700 saves 3 % of the CPU at 64 calls in flight.
+
+    While the watching thread compiles a policy, the event loop waits one switch interval for each
+    of the five times it comes back from the kernel in a call. With 10,000 rules being loaded, 0.5
+    instead of 5 ms takes a call's p50 from 6.5 to 0.9 ms and its p99 from 260 to 31 ms; at rest it
+    makes no difference.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    sys.setswitchinterval(0.0005)
 
 
 def utc_now() -> datetime:
