@@ -71,11 +71,6 @@ class Binder:
         self._rule_columns = sorted(_rule_columns(self._matcher))
         self.compiled = Compiled()
 
-    @property
-    def matcher(self) -> Term:
-        """The matcher before any rule is bound."""
-        return self._matcher
-
     def bind(self, row: Row) -> Term:
         """Return the matcher with the columns of `row`; faults go to the log."""
         for column in self._rule_columns:
@@ -100,6 +95,12 @@ class Binder:
             return Broken()
         self._rules[text] = term
         return term
+
+    def check_role_rows(self, name: str) -> None:
+        """Refuse a role test without role rows: `!g(r.sub.id, "banned")` would hold for all."""
+        if not self._roles[name].roles:
+            at = self._model.roles[name].at
+            self._log.add(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))
 
     def role_test(self, term: HasRole) -> object:
         """Return the test that `term` calls."""
@@ -150,6 +151,7 @@ class _Binding:
             case Between():
                 return self._between(term)
             case HasRole(definition=definition, arguments=arguments, identity=identity):
+                self.binder.check_role_rows(definition)
                 return HasRole(definition, tuple(map(self.bind, arguments)), identity)
             case RuleText(column=column):
                 return self._rule_text(column)

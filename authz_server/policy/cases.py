@@ -7,13 +7,14 @@ path of a SPIFFE ID, depth and leaf of a chain's actors, segments of a path, hou
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from authz_server.core.attributes import (
     SCHEMA,
     ActionAttributes,
     Attributes,
+    AttributeSpec,
     AttributeType,
     ChainAttributes,
     EnvironmentAttributes,
@@ -107,14 +108,16 @@ _CASE_KEYS: Final = ("name", "request", "expect")
 _REQUEST_KEYS: Final = (*SCHEMA, "actors", "subject")
 _EXPECT_KEYS: Final = ("verdict", "reason", "rules", "obligation")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_TYPES: Final = {
+_TYPES: Final[Mapping[str, str]] = {
     Protocol.HTTP: "http",
     Protocol.GRPC: "grpc",
     Protocol.MCP: "mcp_tool",
     Protocol.A2A: "a2a_agent",
     Protocol.TCP: "tcp",
 }
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NOW_S: Final = 1_767_225_600  # 2026-01-01T00:00:00Z, a Thursday
+_NOW_MAX_S: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 _SCALARS: Final = {
     AttributeType.STRING: (str,),
     AttributeType.BOOL: (bool,),
@@ -245,13 +248,16 @@ class _Reader:
         """Return the attributes given for one record, each of the type the schema says."""
         schema = SCHEMA[token]
         given = self._mapping(value, path, tuple(schema))
-        return {
-            name: self._value(schema[name].type, part, (*path, name))
+        typed = {
+            name: self._value(schema[name], part, (*path, name))
             for name, part in given.items()
             if part is not None
         }
+        return {name: value for name, value in typed.items() if value is not None}
 
-    def _value(self, kind: AttributeType, value: YamlValue, path: YamlPath) -> object:
+    def _value(self, spec: AttributeSpec, value: YamlValue, path: YamlPath) -> object:
+        """Return one attribute's value; None for one that is at fault."""
+        kind = spec.type
         if kind in {AttributeType.SET, AttributeType.LIST}:
             texts = self._texts(value, path)
             return frozenset(texts) if kind is AttributeType.SET else texts
@@ -265,17 +271,18 @@ class _Reader:
         if type(value) not in _SCALARS[kind]:
             self._fault(path, f"expected {kind.value}")
             return None
+        if spec.choices and value not in spec.choices:
+            hint = did_you_mean(str(value), spec.choices)
+            self._fault(path, f"expected one of {', '.join(sorted(spec.choices))}{hint}")
+            return None
         return value
 
     def _party(self, value: YamlValue, path: YamlPath, role: Role) -> PartyAttributes:
         given = self._typed("sub", {} if value is None else value, path)
-        identity = given.setdefault("id", "")
-        if not identity:
-            self._fault(path, "a party has an `id`")
         try:
-            spiffe_id = SpiffeId.parse(identity)
+            spiffe_id = SpiffeId.parse(str(given.setdefault("id", "")))
         except InvalidValueError:
-            pass  # a human's name, or a made-up one: it has neither trust domain nor path
+            pass  # a human's name, or none that matters: it has neither trust domain nor path
         else:
             given.setdefault("trust_domain", spiffe_id.trust_domain.name)
             given.setdefault("path", spiffe_id.path)
@@ -303,14 +310,15 @@ class _Reader:
         return ActionAttributes(**given)
 
     def _obj(self, given: dict[str, Any], act: ActionAttributes) -> ObjectAttributes:
-        given.setdefault("type", _TYPES.get(Protocol(act.protocol), "http"))
+        given.setdefault("type", _TYPES.get(act.protocol, "http"))
         path = given.get("path")
         if path is not None:
             given.setdefault("segments", tuple(path[1:].split("/")) if len(path) > 1 else ())
         return ObjectAttributes(**given)
 
     def _env(self, given: dict[str, Any]) -> EnvironmentAttributes:
-        now = datetime.fromtimestamp(given.get("now") or _NOW_S, UTC)
+        # Beyond what a datetime holds only the seconds themselves are of use.
+        now = _EPOCH + timedelta(seconds=min(max(given.get("now", _NOW_S), 0), _NOW_MAX_S))
         defaults = {
             "now": int(now.timestamp()),
             "hour_utc": now.hour,

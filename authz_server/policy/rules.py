@@ -16,7 +16,7 @@ from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row, read_rows
 from authz_server.policy.source import FaultLog, SourceFile
 from authz_server.policy.suggest import did_you_mean
-from authz_server.policy.terms import Every, HasRole, Term, parts
+from authz_server.policy.terms import Every
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,6 @@ def load_rules(
     """Return the rules in file order and their index; meaningless when `log` holds faults."""
     rows, links = _sorted_rows(files, role_files, model, log)
     binder = Binder(model, _role_graphs(model, links, files, log), log)
-    _check_roles_used(binder.matcher, links, model, log)
     builder = _RuleBuilder(model, binder, log)
     if not log.faults:
         _order_by_priority(rows, model, log)
@@ -109,21 +108,6 @@ def _role_graphs(
         except InvalidValueError as error:
             log.add(files[0].fault(0, f"`{name}`: {error}"))
     return graphs
-
-
-def _check_roles_used(
-    matcher: Term, links: Mapping[str, Sequence[Row]], model: Model, log: FaultLog
-) -> None:
-    """Refuse a role test without role rows: `!g(r.sub.id, "banned")` would let everyone pass."""
-    for name in _roles_in(matcher):
-        if not links[name]:
-            at = model.roles[name].at
-            log.add(at.fault(0, f"the matcher uses `{name}`, but there is no `{name}` row"))
-
-
-def _roles_in(term: Term) -> set[str]:
-    found = {term.definition} if isinstance(term, HasRole) else set()
-    return found.union(*(_roles_in(part) for part in parts(term)))
 
 
 def _order_by_priority(rows: list[Row], model: Model, log: FaultLog) -> None:
@@ -225,7 +209,8 @@ class _RuleBuilder:
                 raise row.fault(column, "escalate needs an obligation: the approver group")
             return text
         if text:
-            raise row.fault(column, f"an obligation means nothing for `{effect}`")
+            message = f"an obligation means nothing for `{effect}`"
+            self._log.add(row.fault(column, message, "warning").fault)
         return None
 
 

@@ -1,5 +1,6 @@
 """Properties of every bundle: order, monotony of deny, fail closed, no escape from errors."""
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -8,11 +9,11 @@ from hypothesis import strategies as st
 from authz_server.core.attributes import AMBIGUOUS
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import Reason
-from authz_server.policy.bundle import PolicyBundle
+from authz_server.policy.bundle import PolicyBundle, load_bundle_files
 from authz_server.policy.expression import parse
 from authz_server.policy.index import build
 from authz_server.policy.source import FaultFound, Fragment, SourceFile
-from tests.policy_samples import attributes, bundle, field, model, party
+from tests.policy_samples import attributes, bundle, faults, field, model, party, texts
 
 CONDITIONS = (
     "r.sub.kind == 'agent'",
@@ -32,7 +33,7 @@ Row = tuple[str, str]
 rows_of = st.lists(
     st.tuples(st.sampled_from(CONDITIONS), st.sampled_from(["allow", "deny", "escalate"])),
     min_size=1,
-    max_size=12,
+    max_size=8,
 )
 scalars = st.one_of(
     st.none(),
@@ -42,6 +43,27 @@ scalars = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["", "GET", "agent", "/v1/a/b", "10.0.0.1", AMBIGUOUS, ("a",)]),
 )
+CASE_KEYS = [
+    "name",
+    "request",
+    "expect",
+    "verdict",
+    "sub",
+    "id",
+    "kind",
+    "chain",
+    "actors",
+    "act",
+    "protocol",
+    "obj",
+    "args",
+    "env",
+    "now",
+    "path",
+    "subject",
+    "rules",
+    "depth",
+]
 paths = st.one_of(st.none(), st.sampled_from(["/v1/a/b", "/v1/a", "/"]), st.text(max_size=30))
 maps = st.dictionaries(st.sampled_from(["amount", "team", "x"]), scalars, max_size=3)
 
@@ -157,3 +179,75 @@ def test_the_tree_finds_what_a_scan_finds(values: list[int], asked: int) -> None
     expected = tuple(f"r{n}" for n, value in enumerate(values) if value == asked)
     assert loaded.evaluate(request).rules == expected
     assert build([]).find(()) == []
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.sampled_from(["a", "mcp", "*"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(CASE_KEYS),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_cases_file_is_read_or_refused(value: object) -> None:
+    for text in (value, [value], [{"name": "a", "request": value, "expect": {"verdict": "deny"}}]):
+        files = texts(model("true"), "p, r1, x, allow,") | {"cases.yaml": json.dumps(text).encode()}
+        if not faults(files):
+            load_bundle_files(files).failed_cases()
+
+
+ROLES = "g = _, _\ng2 = _, _, _"
+MATCHER = (
+    "(p.kind == '*' || r.sub.kind == p.kind) && \\\n  g(r.sub.id, p.role) && eval(p.rule)  # all"
+)
+VALID = texts(
+    model(MATCHER, columns="id, kind, role, rule, eft, obligation", roles=ROLES),
+    "# rules\n"
+    'p, r1, agent, admin, "r.obj.tool in (""a"", \'b\')", allow,\n'
+    "p, r2, *, admin, \"regexMatch(r.obj.path, '^/(a|b)*$')\", escalate, sre\n"
+    "p, r3, human, admin, \"keyMatch2(r.obj.path, '/:a/*')\", deny,\n",
+    roles_csv="g, alice, admin\n",
+)
+JUNK = (
+    "",
+    "\n",
+    "\r\n",
+    ",",
+    '"',
+    "'",
+    "\\",
+    "#",
+    "(",
+    ")",
+    "[x]",
+    "=",
+    "!",
+    " && ",
+    "p.",
+    "r.sub.",
+    "*",
+    "\x00",
+)
+
+
+@given(st.sampled_from(sorted(VALID)), st.data())
+def test_any_damage_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    """Nothing but `ConfigurationError` leaves the loader, and whatever loads can be asked."""
+    text = VALID[name].decode()
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 12)))
+        text = text[:start] + data.draw(st.sampled_from(JUNK) | st.text(max_size=3)) + text[end:]
+    files = VALID | {name: text.encode("utf-8", "surrogatepass")}
+    if not faults(files):
+        load_bundle_files(files).evaluate(attributes())

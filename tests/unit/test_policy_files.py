@@ -124,7 +124,6 @@ def test_rows_are_read_as_rfc_4180_with_casbins_comments() -> None:
         ('p, r1, "true, allow,', "1:8", "no closing quote"),
         ("p, r1, true, allow,\x00", "1:20", "control character"),
         ("p, r1, true, escalate,", "1:23", "the approver group"),
-        ("p, r1, true, deny, someone", "1:20", "an obligation means nothing for `deny`"),
     ],
 )
 def test_a_row_that_is_refused(policy: str, place: str, message: str) -> None:
@@ -202,16 +201,25 @@ def test_roles_csv_holds_roles_only() -> None:
     assert bundle(conf, rows, roles_csv="g, spiffe://example.org/agent/b, admin").evaluate(
         attributes()
     ).rules == ("policy.csv:1",)
-    assert "unknown row type `p`" in faults(texts(conf, rows, roles_csv="p, admin, allow"))[1]
-    assert "an empty name" in faults(texts(conf, rows, roles_csv="g, a, "))[1]
-    assert "3 fields after `g`" in faults(texts(conf, rows, roles_csv="g, a, b, c"))[1]
+    assert "unknown row type `p`" in faults(texts(conf, rows, roles_csv="p, admin, allow"))[-1]
+    assert "an empty name" in faults(texts(conf, rows, roles_csv="g, a, "))[-1]
+    assert "3 fields after `g`" in faults(texts(conf, rows, roles_csv="g, a, b, c"))[-1]
 
 
 def test_a_role_test_without_role_rows_is_refused() -> None:
     conf = model("!g(r.sub.id, 'banned')", columns="id, eft", roles="g = _, _")
     assert faults(texts(conf, "p, r1, allow")) == [
-        "model.conf:6:5: the matcher uses `g`, but there is no `g` row"
+        "model.conf:6:5: a rule uses `g`, but there is no `g` row"
     ]
+    conf = model("eval(p.rule)", columns="rule, eft", roles="g = _, _")
+    assert faults(texts(conf, "p, \"!g(r.sub.id, 'banned')\", allow")) == [
+        "model.conf:6:5: a rule uses `g`, but there is no `g` row"
+    ]
+
+
+def test_an_obligation_without_meaning_is_a_warning() -> None:
+    (warning,) = bundle(MODEL, "p, r1, true, allow, someone").warnings
+    assert str(warning).startswith("policy.csv:1:21: warning: an obligation means nothing")
 
 
 # --- bundle.yaml and the directory --------------------------------------------------------------
@@ -366,6 +374,8 @@ def test_cases_pass_or_show_the_difference() -> None:
     [
         (("kind: agent", "knd: agent"), "3:55", "did you mean `kind`?"),
         (("kind: agent", "kind: [agent]"), "3:55", "expected string"),
+        (("kind: agent", "kind: agnet"), "3:61", "did you mean `agent`?"),
+        (("kind: agent", "id: 7"), "3:55", "stands twice"),
         (("verdict: allow", "verdict: yes"), "4:21", "is one of allow, escalate, deny"),
         (("reason: OK", "reason: FINE"), "4:36", "unknown reason code"),
         (("rules: [r1]", "rules: r1"), "4:47", "expected a list of texts"),
