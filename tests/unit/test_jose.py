@@ -11,6 +11,7 @@ from authz_server.core import limits
 from authz_server.core.errors import InvalidValueError, Reason
 from authz_server.core.jose import (
     ALGORITHMS,
+    JWKS_BYTES_MAX,
     CompactJws,
     decode_base64url,
     encode_base64url,
@@ -235,6 +236,14 @@ def test_ignored_key(key: dict[str, object]) -> None:
     # RFC 7517 §5: a key we do not understand must not take the others down with it.
     keys = parse_jwks(json.dumps({"keys": [key, EC_JWK | {"kid": "2"}]}).encode())
     assert list(keys) == ["2"]
+
+
+def test_length_of_a_key_set_is_bounded() -> None:
+    document = json.dumps({"keys": [EC_JWK]}).encode()
+    at_bound = document.ljust(JWKS_BYTES_MAX)
+    assert list(parse_jwks(at_bound)) == ["1"]
+    with pytest.raises(InvalidValueError, match="256 KiB"):
+        parse_jwks(at_bound + b" ")
 
 
 def test_empty_key_set_verifies_nothing() -> None:
