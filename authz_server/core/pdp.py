@@ -34,6 +34,7 @@ from authz_server.core.records import attempted_resource, resource_record
 from authz_server.core.request import AccessRequest, RouteContext
 from authz_server.core.revocation import check_caller, check_chain
 from authz_server.core.snapshot import Policy, Snapshot
+from authz_server.core.trust import TrustMaterial
 
 _NOTHING_EVALUATED = Evaluation(verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
 
@@ -108,6 +109,7 @@ def _judge(trace: _Trace) -> Decision:
     """Run every stage in order; a failing one raises `RequestFault`."""
     request, snapshot = trace.request, trace.snapshot
     route = trace.route = RouteContext.parse(request.extensions)
+    _check_trust_is_fresh(snapshot.trust, trace.now)
     caller = trace.caller = identify_caller(request, snapshot)
     operation = _read_operation(trace, route)
     # SECURITY: registration and revocation of the caller hold for every method of every protocol,
@@ -127,6 +129,12 @@ def _judge(trace: _Trace) -> Decision:
         )
     key = _approval_key(trace, caller, operation, bound, route)
     return trace.decision(evaluation.reason, evaluation.detail, evaluation, key)
+
+
+def _check_trust_is_fresh(trust: TrustMaterial, now: datetime) -> None:
+    # SECURITY: a key may have been taken back since its source was last heard.
+    if trust.good_until is not None and now >= trust.good_until:
+        raise RequestFault(Reason.NOT_READY, "the trust bundles are too old to decide by")
 
 
 def _read_operation(trace: _Trace, route: RouteContext) -> Operation:

@@ -1,7 +1,9 @@
 """Trust material: whose keys prove what. A change makes a new value with a new revision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -15,7 +17,7 @@ VerificationKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
-    """The X.509 authorities of one trust domain.
+    """The authorities of one trust domain: for X509-SVIDs, and keys by `kid` for JWT-SVIDs.
 
     SECURITY: a bundle validates ids of its own trust domain only (SPIFFE Federation §7.3). An empty
     bundle means every SVID of the domain is invalid (SPIFFE Trust Domain and Bundle §4).
@@ -23,6 +25,7 @@ class TrustBundle:
 
     trust_domain: TrustDomain
     authorities: tuple[x509.Certificate, ...]
+    jwt_keys: Mapping[str, VerificationKey] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,13 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustMaterial:
-    """All trust bundles and issuers under one revision (a digest of their content)."""
+    """All trust bundles and issuers under one revision (a digest of their content).
+
+    `good_until` is when a source that has fallen silent makes the material too old to decide by;
+    None while every source is in contact. It is no part of the content, hence of the revision.
+    """
 
     revision: str
     bundles: Mapping[TrustDomain, TrustBundle]
     issuers: Mapping[str, Issuer]
+    good_until: datetime | None = None

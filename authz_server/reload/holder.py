@@ -35,6 +35,10 @@ class SnapshotHolder:
         """Serve `snapshot` from the next request on."""
         self._state = _State(current=snapshot)
 
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Serve `snapshot`, in which a live input changed; what the files are at stays as it is."""
+        self._state = replace(self._state, current=snapshot)
+
     def failed(self, error: ConfigurationError) -> None:
         """Take note that the files on disk cannot be used; the last good snapshot serves on."""
         self._state = replace(self._state, last_error=error)

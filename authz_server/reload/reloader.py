@@ -1,15 +1,16 @@
-"""Bring what is on disk into service, whenever its content has changed."""
+"""Bring what is on disk into service, whenever its content has changed, and what is live too."""
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.snapshot import Snapshot
 from authz_server.reload.content import fingerprint
 from authz_server.reload.holder import SnapshotHolder
+from authz_server.reload.live_input import LiveInput, with_inputs
 from authz_server.reload.loader import load_snapshot
 from authz_server.settings import Settings
 
@@ -24,7 +25,7 @@ class ReloadOutcome:
 
 
 class Reloader:
-    """Loads the files named by the configuration into a holder."""
+    """Loads the files named by the configuration into a holder, with the live inputs over them."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Reloader:
         chains: ChainCache,
         holder: SnapshotHolder,
         on_reload: Callable[[ReloadOutcome], None],
+        inputs: Sequence[LiveInput] = (),
     ) -> None:
         """`on_reload` is told of every load, but only once of faults that stay the same.
 
@@ -42,6 +44,8 @@ class Reloader:
         self._chains = chains
         self._holder = holder
         self._on_reload = on_reload
+        self._inputs = inputs
+        self._loaded: Snapshot | None = None  # the last that loaded, from files alone
         self._lock = threading.Lock()
         self._tried: str | None = None  # content of the last load, whatever came of it
 
@@ -58,12 +62,24 @@ class Reloader:
             outcome = self._load()
             known = self._holder.last_error
             if outcome.snapshot is not None:
-                self._holder.replace(outcome.snapshot)
+                self._loaded = outcome.snapshot
+                serving = with_inputs(outcome.snapshot, self._inputs)
+                self._holder.replace(serving)
+                outcome = replace(outcome, snapshot=serving)
             elif outcome.error is not None:
                 self._holder.failed(outcome.error)
                 if known is not None and known.faults == outcome.error.faults:
                     return
             self._on_reload(outcome)
+
+    def renew(self) -> None:
+        """Serve the last files that loaded with the present state of the live inputs.
+
+        No file is read, so a key that was taken back is out of service within milliseconds.
+        """
+        with self._lock:
+            if self._loaded is not None:
+                self._holder.refresh(with_inputs(self._loaded, self._inputs))
 
     def _load(self) -> ReloadOutcome:
         started = time.perf_counter()
