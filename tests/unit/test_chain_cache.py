@@ -4,6 +4,7 @@ import threading
 import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from authz_server.core.chain import DelegationPolicy, PresentedChain, VerifiedCh
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import Reason
 from authz_server.core.spiffe import TrustDomain
-from authz_server.core.trust import TrustMaterial
+from authz_server.core.trust import Issuer, TrustMaterial
 from tests.harness import chains
 from tests.harness.chains import DOMAIN, NOW, POLICY, STS, TRUST, reason_of, root_claims, root_token
 
@@ -147,6 +148,31 @@ def test_a_chain_larger_than_the_cache_is_still_answered() -> None:
     cache = ChainCache(bytes_max=10)
     assert len(ask(cache).grants) == 3
     assert len(cache) == 0
+
+
+class _Meeting(dict[str, Issuer]):
+    """Issuers that answer once two threads have asked: both are then inside one verification."""
+
+    def __init__(self) -> None:
+        super().__init__(TRUST.issuers)
+        self._barrier = threading.Barrier(2, timeout=30)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._barrier.wait()
+        return super().get(key, default)
+
+
+def test_two_threads_that_prove_one_chain_keep_it_once() -> None:
+    cache, alone = ChainCache(), ChainCache()
+    ask(alone)
+    trust = replace(TRUST, issuers=_Meeting())
+    threads = [threading.Thread(target=ask, args=(cache,), kwargs={"trust": trust}) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache) == 1
+    assert cache.size_bytes == alone.size_bytes
 
 
 def test_threads_share_it() -> None:

@@ -62,6 +62,11 @@ def test_details_cannot_be_changed() -> None:
     assert detail["actions"] == ("tools/call", "tools/list")
     with pytest.raises(TypeError):
         detail["type"] = "x"  # type: ignore[index]
+    nested = root_token(root_claims(authorization_details=[{"type": "x", "o": {"a": [1]}}]))
+    inner = verify(nested).root.details[0]["o"]
+    assert inner == {"a": (1,)}
+    with pytest.raises(TypeError):
+        inner["a"] = 2  # type: ignore[index]
 
 
 def act(*actors: Mapping[str, object]) -> dict[str, object]:
