@@ -183,7 +183,7 @@ def parse_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise InvalidValueError("trust bundle contains a private key")
     try:
         certificates = tuple(dict.fromkeys(x509.load_pem_x509_certificates(pem)))
-        sound = [_is_authority(certificate) for certificate in certificates]
+        sound = [is_authority(certificate) for certificate in certificates]
     except _UNSOUND as error:
         raise InvalidValueError("trust bundle is not a sequence of PEM certificates") from error
     if not all(sound):
@@ -191,7 +191,11 @@ def parse_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     return certificates
 
 
-def _is_authority(certificate: x509.Certificate) -> bool:
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Tell whether `certificate` may sign others: a CA with `keyCertSign` (X509-SVID §3, §4).
+
+    Raises what `cryptography` raises for an extension that cannot be parsed.
+    """
     basic = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
     if basic is None or usage is None:
