@@ -27,7 +27,7 @@ class EventLog:
                 processors=[
                     structlog.processors.add_log_level,
                     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-                    structlog.processors.EventRenamer("event"),
+                    _head_first,
                     structlog.processors.JSONRenderer(),
                 ],
                 wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -55,3 +55,11 @@ class EventLog:
         if key not in self._said and len(self._said) < _ONCE_MAX:
             self._said.add(key)
             self._logger.error(event, fault=fault)
+
+
+def _head_first(
+    _logger: object, _method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put what every line has before what only some have."""
+    head = {key: fields.pop(key) for key in ("time", "level", "event")}
+    return {**head, **fields}

@@ -4,6 +4,7 @@ Check is carried as bytes from socket to `CheckService.handle` and back; this mo
 only for the two standard services beside it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,9 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
+# Time for the last health message to reach the watchers, whose streams never end by themselves.
+_WATCH_LINGER_S: Final = 0.05
+
 Check = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -59,7 +63,7 @@ class GrpcServer:
         )
         self._sockets: list[SocketFile] = []
         self._server.add_generic_rpc_handlers((_check_handler(check),))
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -95,7 +99,10 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Accept no more calls, wait up to `grace_s` for those in flight, then cut them off."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        await asyncio.sleep(_WATCH_LINGER_S)
+        self._health.end_watches()
+        await stopping
         for file in self._sockets:
             file.remove()
 
@@ -116,6 +123,38 @@ class GrpcServer:
             self._server.add_insecure_port(f"unix:{path}")
         self._sockets.append(SocketFile(path))
         return f"unix://{path.absolute()}"
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The standard health service, whose watches can be ended.
+
+    An open watch would hold up every drain until its time is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Future[None]] = set()
+        self._ended = False
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: object
+    ) -> None:
+        """Send the state, and every change of it (grpc.health.v1)."""
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await watch
+        except asyncio.CancelledError:
+            if not self._ended:  # by the client, then
+                raise
+        finally:
+            self._watches.discard(watch)
+
+    def end_watches(self) -> None:
+        """End every open watch."""
+        self._ended = True
+        for watch in self._watches:
+            watch.cancel()
 
 
 def _check_handler(check: Check) -> grpc.GenericRpcHandler:

@@ -131,6 +131,48 @@ def test_a_call_that_outlives_the_grace_is_cut_off() -> None:
     asyncio.run(run())
 
 
+def test_an_open_watch_does_not_hold_up_a_drain() -> None:
+    async def run() -> None:
+        async with serving(echo) as (server, addr), grpc.aio.insecure_channel(addr) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == SERVING
+            stopping = asyncio.ensure_future(server.stop(3600))
+            assert (await watch.read()).status == NOT_SERVING
+            await stopping
+            assert await watch.read() is grpc.aio.EOF
+
+    asyncio.run(run())
+
+
+def test_calls_beyond_the_limit_are_refused_and_do_not_use_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONCURRENT_CHECKS_MAX", 2)
+
+    async def run() -> None:
+        release, entered = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def slow(data: bytes) -> bytes:
+            entered.release()
+            await release.wait()
+            return data
+
+        async with serving(slow) as (_, addr), grpc.aio.insecure_channel(addr) as channel:
+            held = [asyncio.ensure_future(call(channel)(b"held")) for _ in range(2)]
+            for _ in held:
+                await entered.acquire()
+            others = [asyncio.ensure_future(ask(addr, b"more")) for _ in range(3)]
+            for other in others:
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await other
+                assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            release.set()
+            assert await asyncio.gather(*held) == [b"held"] * 2
+            assert await ask(addr, b"after") == b"after"
+
+    asyncio.run(run())
+
+
 def test_reflection_names_the_services_and_describes_check() -> None:
     async def run() -> list[str]:
         async with serving(echo) as (_, address), grpc.aio.insecure_channel(address) as channel:
