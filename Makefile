@@ -60,7 +60,7 @@ bench: setup ## print figures: decide, gRPC, through Envoy, beside a no-op serve
 audit: setup ## known advisories against the locked versions (asks the advisory service)
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
-lock: $(VENV)/.deps ## resolve pyproject.toml into requirements.lock for every platform, with hashes
+lock: | $(BIN)/uv ## resolve pyproject.toml into requirements.lock for every platform, with hashes
 	cp requirements.lock $(VENV)/requirements.lock # keeps what need not change
 	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --custom-compile-command 'make lock' -o $(VENV)/requirements.lock
@@ -69,6 +69,10 @@ lock: $(VENV)/.deps ## resolve pyproject.toml into requirements.lock for every p
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) .cache dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find authz_server tests protos docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Only when there is none: resolving must not re-make an environment that a new lock is about to.
+$(BIN)/uv:
+	@$(MAKE) --no-print-directory $(VENV)/.deps
 
 # Two stamps, so that an edit of pyproject.toml re-installs the project and not the world. A changed
 # lock starts from an empty environment: what it no longer names must not stay importable.
