@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from authz_server.core.errors import Fault, InvalidValueError
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.check import check_condition
 from authz_server.policy.functions import Function, compile_constants, time_test
 from authz_server.policy.model import Model
@@ -18,7 +19,6 @@ from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row
 from authz_server.policy.runtime import ARITHMETIC, EvaluationError, compare, equal
 from authz_server.policy.source import FaultLog, Fragment
-from authz_server.policy.suggest import did_you_mean
 from authz_server.policy.terms import (
     Apply,
     Arithmetic,

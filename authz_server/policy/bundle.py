@@ -16,13 +16,13 @@ from authz_server.core.attributes import Attributes, PartyAttributes, Role
 from authz_server.core.decision import Evaluation
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.limits import POLICY_FILE_BYTES_MAX
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.cases import Case, CaseFailure, load_cases, run_cases, untested_rules
 from authz_server.policy.index import Node
 from authz_server.policy.manifest import Manifest, load_manifest
 from authz_server.policy.model import Effect, load_model
 from authz_server.policy.rules import Rule, load_rules
 from authz_server.policy.source import FaultLog, SourceFile
-from authz_server.policy.suggest import did_you_mean
 from authz_server.policy.verdict import judge, policy_error, strictest
 
 MODEL: Final = "model.conf"

@@ -27,10 +27,10 @@ from authz_server.core.decision import Evaluation, Verdict
 from authz_server.core.errors import ConfigurationError, InvalidValueError, Reason
 from authz_server.core.snapshot import Policy
 from authz_server.core.spiffe import SpiffeId
+from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import YamlDocument, YamlValue
 from authz_server.policy.manifest import Manifest
 from authz_server.policy.source import FaultLog
-from authz_server.policy.suggest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from authz_server.core.attributes import SCHEMA, AttributeSpec, AttributeType
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy import expression as syntax
 from authz_server.policy.functions import FUNCTIONS, Function
 from authz_server.policy.limits import INDEX_ITEM_MAX
 from authz_server.policy.model import Model
 from authz_server.policy.source import FaultFound, FaultLog, Fragment
-from authz_server.policy.suggest import did_you_mean
 from authz_server.policy.terms import (
     Apply,
     Arithmetic,

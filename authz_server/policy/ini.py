@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.source import FaultFound, FaultLog, Fragment, SourceFile
-from authz_server.policy.suggest import did_you_mean
 
 SECTIONS: Final[Mapping[str, str]] = {
     "request_definition": "r",

@@ -7,10 +7,10 @@ from typing import Final
 
 from authz_server.core.attributes import Role
 from authz_server.core.errors import ConfigurationError
+from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import YamlDocument, YamlValue
 from authz_server.policy.limits import NAME_CHARS_MAX
 from authz_server.policy.source import FaultLog
-from authz_server.policy.suggest import did_you_mean
 
 DOMAINS: Final = ("application", "infrastructure", "data", "ai_workload")
 _PARTIES: Final[Mapping[str, Role]] = {

@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Final
 
 from authz_server.core.attributes import SCHEMA
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.ini import SECTIONS, Entry, parse_ini
 from authz_server.policy.limits import COLUMNS_MAX
 from authz_server.policy.source import FaultFound, FaultLog, Fragment, SourceFile
-from authz_server.policy.suggest import did_you_mean
 
 
 class Effect(Enum):

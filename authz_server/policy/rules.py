@@ -7,6 +7,7 @@ from typing import Final
 
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import InvalidValueError
+from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.bind import FALSE, Binder
 from authz_server.policy.compile import Compiler, Matcher
 from authz_server.policy.index import Guards, Node, build, guards_of, split_condition
@@ -15,7 +16,6 @@ from authz_server.policy.model import Effect, Model
 from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row, read_rows
 from authz_server.policy.source import FaultLog, SourceFile
-from authz_server.policy.suggest import did_you_mean
 from authz_server.policy.terms import Every
 
 
