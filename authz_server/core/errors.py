@@ -104,8 +104,12 @@ class Fault:
 
 
 class ConfigurationError(AuthzError):
-    """Configuration, bundle, inventory or key file cannot be used. Holds every fault found."""
+    """Configuration, bundle, inventory or key file cannot be used. Holds every fault found.
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    `warnings` are what was found beside them and would not have stopped anything.
+    """
+
+    def __init__(self, faults: Iterable[Fault], warnings: Iterable[Fault] = ()) -> None:
         self.faults = tuple(faults)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(str(fault) for fault in self.faults))

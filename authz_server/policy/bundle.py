@@ -21,7 +21,7 @@ from authz_server.policy.cases import Case, CaseFailure, load_cases, run_cases, 
 from authz_server.policy.index import Node
 from authz_server.policy.manifest import Manifest, load_manifest
 from authz_server.policy.model import Effect, load_model
-from authz_server.policy.rules import Rule, load_rules
+from authz_server.policy.rules import Rule, RuleObserver, load_rules, unobserved
 from authz_server.policy.source import FaultLog, SourceFile
 from authz_server.policy.verdict import judge, policy_error, strictest
 
@@ -67,10 +67,10 @@ class PolicyBundle:
     def evaluate(self, attributes: Attributes) -> Evaluation:
         """Judge every party the bundle names; the strictest verdict wins. Never raises."""
         try:
-            parties = self._parties(attributes)
+            parties = self.parties(attributes)
             if len(parties) == 1:
-                return self._judge(parties[0], attributes)
-            judged = [self._judge(party, attributes) for party in parties]
+                return self.judge_party(parties[0], attributes)
+            judged = [self.judge_party(party, attributes) for party in parties]
             return strictest(judged, self.order)
         except Exception:  # noqa: BLE001 -- attributes of a wrong shape deny like any other error
             return policy_error()
@@ -83,7 +83,8 @@ class PolicyBundle:
         """Return the ids of the rules that decide no policy test."""
         return untested_rules(self, self.cases, self.order)
 
-    def _parties(self, attributes: Attributes) -> tuple[PartyAttributes, ...]:
+    def parties(self, attributes: Attributes) -> tuple[PartyAttributes, ...]:
+        """Return those whom the bundle judges, the caller first."""
         wanted = self.manifest.parties
         parties: tuple[PartyAttributes, ...] = (attributes.caller,)
         if Role.ACTOR in wanted:
@@ -92,7 +93,8 @@ class PolicyBundle:
             parties += (attributes.subject,)
         return parties
 
-    def _judge(self, party: PartyAttributes, attributes: Attributes) -> Evaluation:
+    def judge_party(self, party: PartyAttributes, attributes: Attributes) -> Evaluation:
+        """Return what the rules say of one party."""
         records = (party, attributes.chain, attributes.act, attributes.obj, attributes.env)
         matched: list[Rule] = []
         failed: list[Rule] = []
@@ -106,13 +108,17 @@ class PolicyBundle:
 
 
 def load_bundle_files(
-    files: Mapping[str, bytes], *, name_hint: str | None = None, directory: str = ""
+    files: Mapping[str, bytes],
+    *,
+    name_hint: str | None = None,
+    directory: str = "",
+    observe: RuleObserver = unobserved,
 ) -> PolicyBundle:
     """Return the bundle that `files` (flat names to contents) make.
 
     `name_hint` names it where `bundle.yaml` does not; `directory` only says in faults where the
-    files are. Raises `ConfigurationError` with every fault. Names that begin with a dot, and kinds
-    of files no bundle has, are ignored.
+    files are; `observe` is told of every rule. Raises `ConfigurationError` with every fault. Names
+    that begin with a dot, and kinds of files no bundle has, are ignored.
     """
     log = FaultLog()
     shown = f"{directory}/" if directory else ""
@@ -129,13 +135,13 @@ def load_bundle_files(
     policies = [texts[name] for name in sorted(texts, key=_policy_order) if _is_policy(name)]
     if model is not None and policies:
         roles = [texts[ROLES]] if ROLES in texts else []
-        rules, index = load_rules(policies, roles, model, log)
+        rules, index = load_rules(policies, roles, model, log, observe)
     cases: tuple[Case, ...] = ()
     if CASES in known and manifest is not None:
         cases = load_cases(known[CASES], file=shown + CASES, manifest=manifest, log=log)
     faults = log.errors()
     if faults or manifest is None or model is None:
-        raise ConfigurationError(faults)
+        raise ConfigurationError(faults, log.warnings)
     return PolicyBundle(
         manifest=manifest,
         revision=_revision(known),
@@ -148,10 +154,14 @@ def load_bundle_files(
     )
 
 
-def load_bundle(directory: Path) -> PolicyBundle:
+def load_bundle(directory: Path, *, observe: RuleObserver = unobserved) -> PolicyBundle:
     """Return the bundle in `directory`. Raises `ConfigurationError` with every fault."""
-    files = _read_directory(directory)
-    return load_bundle_files(files, name_hint=directory.name, directory=str(directory))
+    return load_bundle_files(
+        read_bundle_files(directory),
+        name_hint=directory.name,
+        directory=str(directory),
+        observe=observe,
+    )
 
 
 def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
@@ -162,12 +172,15 @@ def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
     """
     bundles: dict[str, PolicyBundle] = {}
     faults: list[Fault] = []
-    for part in _sub_directories(directory):
+    warnings: list[Fault] = []
+    for part in bundle_directories(directory):
         try:
             bundle = load_bundle(part)
         except ConfigurationError as error:
             faults += error.faults
+            warnings += error.warnings
             continue
+        warnings += bundle.warnings
         if bundle.name in bundles:
             message = f"bundle name `{bundle.name}` is given twice"
             faults.append(Fault(file=str(part / MANIFEST), message=message))
@@ -175,11 +188,12 @@ def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
     if not bundles and not faults:
         faults.append(Fault(file=str(directory), message="there is no policy bundle in it"))
     if faults:
-        raise ConfigurationError(faults)
+        raise ConfigurationError(faults, warnings)
     return MappingProxyType(bundles)
 
 
-def _sub_directories(directory: Path) -> list[Path]:
+def bundle_directories(directory: Path) -> list[Path]:
+    """Return the directories of the bundles under `directory`, by name."""
     try:
         found = [path for path in directory.iterdir() if not path.name.startswith(".")]
         return sorted(path for path in found if path.is_dir())
@@ -187,7 +201,7 @@ def _sub_directories(directory: Path) -> list[Path]:
         raise _unreadable(directory, error) from error
 
 
-def _read_directory(directory: Path) -> dict[str, bytes]:
+def read_bundle_files(directory: Path) -> dict[str, bytes]:
     """Return the files of one bundle by name.
 
     A mounted ConfigMap is a directory of links through `..data`, which Kubernetes swaps at once:

@@ -137,6 +137,20 @@ def load_cases(data: bytes, *, file: str, manifest: Manifest, log: FaultLog) -> 
     return _Reader(document, manifest, log).read()
 
 
+def load_request(data: bytes, *, file: str, manifest: Manifest, log: FaultLog) -> Attributes:
+    """Return the attributes of one request, written as the `request` of a case.
+
+    JSON is YAML, so it may be either. Meaningless when `log` holds faults.
+    """
+    try:
+        document = YamlDocument.parse(data, file=file)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            log.add(fault)
+        document = YamlDocument.parse(b"{}", file=file)
+    return _Reader(document, manifest, log).request()
+
+
 class _Reader:
     """Reads one document."""
 
@@ -152,6 +166,9 @@ class _Reader:
             self._fault((), "expected a list of cases")
             return ()
         return tuple(self._case(case, (index,)) for index, case in enumerate(cases))
+
+    def request(self) -> Attributes:
+        return self._attributes(self._document.value, ())
 
     def _fault(self, path: YamlPath, message: str) -> None:
         self._log.add(self._document.fault(path, message))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import InvalidValueError
@@ -16,7 +16,7 @@ from authz_server.policy.model import Effect, Model
 from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row, read_rows
 from authz_server.policy.source import FaultLog, SourceFile
-from authz_server.policy.terms import Every
+from authz_server.policy.terms import Every, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,37 @@ class Rule:
     matches: Matcher
 
 
+class RuleObserver(Protocol):
+    """Is told of every rule what the rule itself does not keep, because no decision needs it."""
+
+    def __call__(
+        self, rule: Rule, row: Row, conjuncts: tuple[Term, ...], compiler: Compiler
+    ) -> None:
+        """Take `rule`, the row it stands in, and its condition: all of `conjuncts`, in order.
+
+        `compiler` compiles any part of them to what the rule itself evaluates.
+        """
+
+
+def unobserved(rule: Rule, row: Row, conjuncts: tuple[Term, ...], compiler: Compiler) -> None:
+    """Keep nothing: what serving does."""
+
+
 _EFFECTS: Final = {verdict.value: verdict for verdict in Verdict}
 _ID = re.compile(r"[!-~]+")
 
 
 def load_rules(
-    files: Sequence[SourceFile], role_files: Sequence[SourceFile], model: Model, log: FaultLog
+    files: Sequence[SourceFile],
+    role_files: Sequence[SourceFile],
+    model: Model,
+    log: FaultLog,
+    observe: RuleObserver = unobserved,
 ) -> tuple[tuple[Rule, ...], Node[Rule]]:
     """Return the rules in file order and their index; meaningless when `log` holds faults."""
     rows, links = _sorted_rows(files, role_files, model, log)
     binder = Binder(model, _role_graphs(model, links, files, log), log)
-    builder = _RuleBuilder(model, binder, log)
+    builder = _RuleBuilder(model, binder, log, observe)
     if not log.faults:
         _order_by_priority(rows, model, log)
     if log.faults and _matcher_is_broken(model, log):
@@ -126,7 +146,8 @@ def _order_by_priority(rows: list[Row], model: Model, log: FaultLog) -> None:
 class _RuleBuilder:
     """Compiles rows one by one and keeps what makes them unique."""
 
-    def __init__(self, model: Model, binder: Binder, log: FaultLog) -> None:
+    def __init__(self, model: Model, binder: Binder, log: FaultLog, observe: RuleObserver) -> None:
+        self._observe = observe
         self._model = model
         self._binder = binder
         self._compiler = Compiler(binder)
@@ -163,6 +184,7 @@ class _RuleBuilder:
         )
         self.rules.append(rule)
         self.guarded.append((rule, guards))
+        self._observe(rule, row, ordered, self._compiler)
 
     def _value(self, row: Row, name: str) -> tuple[int, str] | None:
         column = self._model.columns.get(name)
