@@ -12,19 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 from typing import Final, Self
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from authz_server.core.errors import AuthzError, LedgerError
+from authz_server.core.errors import AuthzError
 from authz_server.ledger.database import (
-    PATIENT_BUSY_TIMEOUT_MS,
     Access,
+    Store,
     converted,
-    open_engine,
-    sqlite_path,
-    transaction,
 )
 from authz_server.ledger.printable import printable
 from authz_server.ledger.query import begins_with, the_one
@@ -96,11 +92,10 @@ class ApprovalRequest:
 class Approvals:
     """Lists and answers what escalations ask, on the ledger a server writes."""
 
-    def __init__(self, path: Path, groups: ApproverGroups) -> None:
-        self._path = path
+    def __init__(self, *, reading: Store, writing: Store, groups: ApproverGroups) -> None:
+        self._reading = reading
+        self._writing = writing
         self._groups = groups
-        self._reading = open_engine(path, Access.READ, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS)
-        self._writing = open_engine(path, Access.WRITE, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS)
 
     @classmethod
     def open(cls, url: str, *, groups: ApproverGroups) -> Self:
@@ -108,12 +103,13 @@ class Approvals:
 
         Raises `LedgerError`.
         """
-        opened = cls(sqlite_path(url), groups)
-        with converted("read the ledger"):
-            if not opened._path.exists():
-                raise LedgerError(f"`{opened._path}` does not exist; name the file the server uses")
-            with transaction(opened._reading) as connection:
-                check(connection)
+        opened = cls(
+            reading=Store.open(url, Access.READ),
+            writing=Store.open(url, Access.WRITE),
+            groups=groups,
+        )
+        with converted("read the ledger"), opened._reading.transaction() as connection:
+            check(connection)
         return opened
 
     def list(
@@ -124,7 +120,7 @@ class Approvals:
         if status is not None:
             stored = _STORED_AS.get(status, (status,))
             statement = statement.where(approvals.c.status.in_([one.value for one in stored]))
-        with converted("read the ledger"), transaction(self._reading) as connection:
+        with converted("read the ledger"), self._reading.transaction() as connection:
             requests = (_request(row, now) for row in connection.execute(statement).mappings())
             wanted = (one for one in requests if status is None or one.status is status)
             return list(islice(wanted, limit))
@@ -134,7 +130,7 @@ class Approvals:
 
         Raises `LookupFault` and `LedgerError`.
         """
-        with converted("read the ledger"), transaction(self._reading) as connection:
+        with converted("read the ledger"), self._reading.transaction() as connection:
             return _find(connection, beginning, now)
 
     def approve(self, beginning: str, *, approver: str, now: datetime) -> ApprovalRequest:
@@ -161,7 +157,7 @@ class Approvals:
         reject_reason: str | None,
         now: datetime,
     ) -> ApprovalRequest:
-        with converted("write the ledger"), transaction(self._writing) as connection:
+        with converted("write the ledger"), self._writing.transaction() as connection:
             request = _find(connection, beginning, now)
             self._check_open(request)
             self._check_entitled(request, approver)

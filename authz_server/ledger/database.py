@@ -1,19 +1,21 @@
-"""The SQLite database file behind a ledger: where it is, how it is opened, how it can fail.
+"""The database behind a ledger: where it is, how it is opened, how it can fail.
 
-Every third-party error of this room is turned into a `LedgerError` by `converted`.
+A ledger is a SQLite file, or a PostgreSQL database that several servers share. Every third-party
+error of this room is turned into a `LedgerError` by `converted`.
 """
 
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -25,7 +27,25 @@ BUSY_TIMEOUT_MS: Final = 250
 PATIENT_BUSY_TIMEOUT_MS: Final = 5_000
 # Upper levels of the index trees of 100 million rows stay in memory; 2 MiB is SQLite's default.
 _CACHE_KIB: Final = 32 * 1024
+# A commit that makes the log longer than so many pages (of 4 KiB) also copies it into the file:
+# SQLite's default. `keeper` copies it beside the commits, for a server that gives it more room.
+LOG_PAGES_MAX: Final = 1_000
+_LOG_BYTES_KEPT: Final = 64 * 1024 * 1024  # what a long log is cut to once it is copied
 _OWNER_ONLY: Final = 0o600
+
+# A report over a hundred million records may take this long; a query that hangs may not.
+PATIENT_STATEMENT_MS: Final = 600_000
+# A host that vanished is noticed within about ten seconds instead of the kernel's minutes.
+_SHARED_CONNECTION: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "authz-server",
+}
+# A server that was stopped half way through a transaction may not hold its locks for ever.
+_SHARED_OPTIONS: Final = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
 
 
 class Synchronous(StrEnum):
@@ -48,12 +68,14 @@ class Access(StrEnum):
     WRITE = "BEGIN IMMEDIATE"
 
 
+def is_shared(url: str) -> bool:
+    """Return whether `url` names a PostgreSQL database, which several servers may share."""
+    return _parsed(url).drivername in {"postgresql", "postgresql+psycopg"}
+
+
 def sqlite_path(url: str) -> Path:
     """Return the file a `sqlite:///…` URL names. Raises `LedgerError` for any other URL."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise LedgerError(f"`{url}` is not a database URL; write `sqlite:///authz.db`") from error
+    parsed = _parsed(url)
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise LedgerError(
             f"ledger on `{parsed.drivername}` is not supported; write `sqlite:///authz.db`"
@@ -61,6 +83,14 @@ def sqlite_path(url: str) -> Path:
     if not parsed.database or parsed.database == ":memory:" or parsed.query:
         raise LedgerError("ledger must be a plain file; write `sqlite:///authz.db`")
     return Path(parsed.database)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        # SECURITY: not quoted, a malformed URL may still hold a password.
+        raise LedgerError("not a database URL; write `sqlite:///authz.db`") from error
 
 
 def create_file(path: Path) -> None:
@@ -82,6 +112,7 @@ def open_engine(
     *,
     synchronous: Synchronous = Synchronous.NORMAL,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    log_pages_max: int = LOG_PAGES_MAX,
 ) -> Engine:
     """Return an engine on an existing file; it keeps no connection open by itself."""
 
@@ -95,7 +126,7 @@ def open_engine(
             check_same_thread=False,  # `close` may come from another thread
         )
         try:
-            _configure(connection, access, synchronous)
+            _configure(connection, access, synchronous, log_pages_max)
         except BaseException:
             connection.close()
             raise
@@ -107,7 +138,68 @@ def open_engine(
     return engine
 
 
-def _configure(connection: sqlite3.Connection, access: Access, synchronous: Synchronous) -> None:
+def open_shared_engine(url: str, *, statement_timeout_ms: int, connections: int = 0) -> Engine:
+    """Return an engine on the shared ledger at `url`; nothing is connected yet.
+
+    It keeps up to `connections` open for the next use. Raises `LedgerError` without the driver.
+    """
+    try:
+        import psycopg  # noqa: F401  # the extra `postgres`
+    except ImportError as error:
+        raise LedgerError("ledger on PostgreSQL needs `pip install authz-server[postgres]`") from (
+            error
+        )
+    # SECURITY: `hide_parameters` as above.
+    arguments = {
+        **_SHARED_CONNECTION,
+        "options": f"-c statement_timeout={statement_timeout_ms} {_SHARED_OPTIONS}",
+    }
+    parsed = _parsed(url).set(drivername="postgresql+psycopg")
+    if not connections:
+        return create_engine(
+            parsed, connect_args=arguments, poolclass=NullPool, hide_parameters=True
+        )
+    return create_engine(
+        parsed,
+        connect_args=arguments,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,  # a connection that died with the server is replaced, not used
+        hide_parameters=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A ledger opened for one kind of use. Each transaction has a connection of its own."""
+
+    engine: Engine
+    path: Path | None  # the SQLite file; None for a shared ledger
+
+    @classmethod
+    def open(cls, url: str, access: Access) -> Self:
+        """Return the ledger at `url` for a patient reader or writer. Raises `LedgerError`."""
+        if is_shared(url):
+            return cls(open_shared_engine(url, statement_timeout_ms=PATIENT_STATEMENT_MS), None)
+        return cls.of_file(sqlite_path(url), access)
+
+    @classmethod
+    def of_file(cls, path: Path, access: Access) -> Self:
+        """Return the SQLite ledger at `path`; it must exist by the first transaction."""
+        return cls(open_engine(path, access, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS), path)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one transaction; rolled back if the block raises. Raises `LedgerError`."""
+        if self.path is not None and not self.path.exists():
+            raise LedgerError(f"`{self.path}` does not exist; name the file the server writes")
+        with transaction(self.engine) as connection:
+            yield connection
+
+
+def _configure(
+    connection: sqlite3.Connection, access: Access, synchronous: Synchronous, log_pages_max: int
+) -> None:
     if access is Access.READ:
         connection.execute("PRAGMA query_only = ON")
         return
@@ -116,6 +208,8 @@ def _configure(connection: sqlite3.Connection, access: Access, synchronous: Sync
         raise LedgerError("ledger needs a local file system that supports SQLite's WAL mode")
     connection.execute(f"PRAGMA synchronous = {synchronous.value}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages_max}")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
 
 
 @contextmanager

@@ -2,16 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
-    Engine,
     FromClause,
     Select,
     and_,
@@ -22,12 +18,9 @@ from sqlalchemy import (
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import AuthzError, LedgerError, Reason
 from authz_server.ledger.database import (
-    PATIENT_BUSY_TIMEOUT_MS,
     Access,
+    Store,
     converted,
-    open_engine,
-    sqlite_path,
-    transaction,
 )
 from authz_server.ledger.printable import printable
 from authz_server.ledger.record import column_text, unix_us
@@ -35,10 +28,11 @@ from authz_server.ledger.schema import check, decision_terms, decisions
 
 # Each page is a read of its own: a long listing holds no snapshot that would keep the log growing.
 _PAGE_ROWS: Final = 256
+ERASED: Final = "the content of this record was erased"
 _LAST_CHARACTER: Final = "\U0010ffff"
 
 _T = TypeVar("_T")
-_Clock = tuple[ColumnElement[int], ColumnElement[int]]
+_Clock = tuple[ColumnElement[int], ColumnElement[int], ColumnElement[str]]
 
 
 class _Found(NamedTuple):
@@ -47,7 +41,8 @@ class _Found(NamedTuple):
     seq: int
     decision_id: str
     time_us: int
-    record: str
+    record: str | None
+    writer: str
 
 
 _RECORDS: Final = select(*(decisions.c[name] for name in _Found._fields))
@@ -59,11 +54,15 @@ class LookupFault(AuthzError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDecision:
-    """One row as read back. `document` is the decision JSON of `core.record.decision_json`."""
+    """One row as read back. `document` is the decision JSON of `core.record.decision_json`.
+
+    `seq` numbers the records of one `writer`. Of an erased record the document holds the id alone.
+    """
 
     seq: int
     decision_id: str
     document: Mapping[str, object]
+    writer: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,19 +87,16 @@ class DecisionFilter:
 
 
 class LedgerReader:
-    """Reads a ledger that another process may be writing; opens the file anew for each read."""
+    """Reads a ledger that other processes may be writing; connects anew for each read."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._engine: Engine = open_engine(
-            path, Access.READ, busy_timeout_ms=PATIENT_BUSY_TIMEOUT_MS
-        )
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     @classmethod
     def open(cls, url: str) -> Self:
         """Return a reader of the ledger at `url`, which must exist. Raises `LedgerError`."""
-        reader = cls(sqlite_path(url))
-        with converted("read the ledger"), reader._transaction() as connection:
+        reader = cls(Store.open(url, Access.READ))
+        with converted("read the ledger"), reader._store.transaction() as connection:
             check(connection)
         return reader
 
@@ -132,24 +128,18 @@ class LedgerReader:
             if len(rows) < size:
                 return
             left = None if left is None else left - size
-            page = statement.where(tuple_(*clock) < tuple_(rows[-1].time_us, rows[-1].seq))
+            last = rows[-1]
+            page = statement.where(tuple_(*clock) < tuple_(last.time_us, last.seq, last.writer))
 
     def _fetch(self, statement: Select[*tuple[Any, ...]]) -> Sequence[_Found]:
-        with converted("read the ledger"), self._transaction() as connection:
+        with converted("read the ledger"), self._store.transaction() as connection:
             return [_Found._make(row) for row in connection.execute(statement)]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        if not self._path.exists():
-            raise LedgerError(f"`{self._path}` does not exist; name the file the server writes")
-        with transaction(self._engine) as connection:
-            yield connection
 
 
 def begins_with(column: ColumnElement[str], beginning: str) -> ColumnElement[bool]:
     """Return the condition that `column` begins with `beginning`, as a range of an index.
 
-    INVARIANT: the column is collated by code point (SQLite's default).
+    INVARIANT: the column is collated by code point (SQLite's default, `C` in PostgreSQL).
     """
     return and_(column >= beginning, column < beginning + _LAST_CHARACTER)
 
@@ -163,12 +153,12 @@ def the_one(found: Sequence[_T], what: str, beginning: str) -> _T:
 
 
 def _matching(wanted: DecisionFilter) -> tuple[Select[*tuple[Any, ...]], _Clock]:
-    """Return the statement without order, and the two columns that order it.
+    """Return the statement without order, and the columns that order it.
 
     An exact actor or rule leads: its terms are indexed in the order wanted.
     """
     source: FromClause = decisions
-    clock: _Clock = (decisions.c.time_us, decisions.c.seq)
+    clock: _Clock = (decisions.c.time_us, decisions.c.seq, decisions.c.writer)
     conditions = list(_column_conditions(wanted))
     for kind, text in (("actor", wanted.actor), ("rule", wanted.rule)):
         if text is None:
@@ -176,16 +166,30 @@ def _matching(wanted: DecisionFilter) -> tuple[Select[*tuple[Any, ...]], _Clock]
         term = decision_terms.alias(kind)
         here = and_(term.c.kind == kind, _matches(term.c.value, text))
         if text.endswith("*"):
-            conditions.append(decisions.c.seq.in_(select(term.c.seq).where(here)))
+            key = tuple_(decisions.c.time_us, decisions.c.seq, decisions.c.writer)
+            conditions.append(key.in_(select(*_key_of(term)).where(here)))
         else:
-            source = source.join(term, term.c.seq == decisions.c.seq)
+            source = source.join(term, _same_record(term))
             conditions.append(here)
-            clock = (term.c.time_us, term.c.seq)
+            clock = _key_of(term)
     if wanted.since is not None:
         conditions.append(clock[0] >= unix_us(wanted.since))
     if wanted.until is not None:
         conditions.append(clock[0] < unix_us(wanted.until))
     return _RECORDS.select_from(source).where(*conditions), clock
+
+
+def _key_of(term: FromClause) -> _Clock:
+    return term.c.time_us, term.c.seq, term.c.writer
+
+
+def _same_record(term: FromClause) -> ColumnElement[bool]:
+    # The time is part of it, so that a shared ledger looks into one partition only.
+    return and_(
+        term.c.seq == decisions.c.seq,
+        term.c.writer == decisions.c.writer,
+        term.c.time_us == decisions.c.time_us,
+    )
 
 
 def _column_conditions(wanted: DecisionFilter) -> Iterator[ColumnElement[bool]]:
@@ -202,10 +206,17 @@ def _matches(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
 
 
 def _stored(row: _Found) -> StoredDecision:
+    if row.record is None:
+        document: Mapping[str, object] = {"decision_id": row.decision_id, "detail": ERASED}
+        return StoredDecision(
+            seq=row.seq, decision_id=row.decision_id, document=document, writer=row.writer
+        )
     try:
         document = json.loads(row.record)
     except ValueError as error:
         raise LedgerError(f"record {row.seq} is not JSON") from error
     if not isinstance(document, dict):
         raise LedgerError(f"record {row.seq} is not a decision document")
-    return StoredDecision(seq=row.seq, decision_id=row.decision_id, document=document)
+    return StoredDecision(
+        seq=row.seq, decision_id=row.decision_id, document=document, writer=row.writer
+    )

@@ -5,7 +5,7 @@ unwritable, because a batch holds the decisions of many clients.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from authz_server.core import limits
 from authz_server.core.decision import Decision, ResourceRecord
 from authz_server.core.errors import AuthzError
 from authz_server.core.record import decision_json
+from authz_server.ledger.chain import Link, hash_of, leaf_of
 from authz_server.ledger.printable import printable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,8 +32,9 @@ _CANONICAL: Final = json.JSONEncoder(
 )
 
 
+Columns = tuple[str | int | None, ...]
 # The values of one row, in the order of the table's columns.
-Row = tuple[str | int | None, ...]
+Row = tuple[str | int | bytes | None, ...]
 
 
 class RecordFault(AuthzError):
@@ -85,13 +87,12 @@ def column_text(text: str) -> str:
     return printable(text)[: limits.RECORD_FIELD_CHARS_MAX]
 
 
-def decision_row(seq: int, record: Record, decision: Decision) -> Row:
-    """Return the row of `schema.decisions` for a settled `decision`."""
+def committed_columns(record: Record, decision: Decision) -> Columns:
+    """Return the values of `schema.COMMITTED` for a settled `decision`."""
     chain, principal = decision.chain, decision.principal
     resource, action = decision.resource, decision.action
     asked = decision.approval or decision.ticket
     return (
-        seq,
         record.decision_id,
         unix_us(decision.time),
         decision.verdict.value,
@@ -105,17 +106,38 @@ def decision_row(seq: int, record: Record, decision: Decision) -> Row:
         column_text(", ".join(decision.rules)),
         column_text(chain.txn) if chain else None,
         asked.id if asked else None,
-        canonical_document(
-            decision, decision_id=record.decision_id, duration_us=record.duration_us
-        ),
     )
 
 
-def term_rows(seq: int, decision: Decision) -> Iterator[Row]:
+def decision_row(
+    writer: str, previous: Link, salt: bytes, record: Record, decision: Decision
+) -> tuple[Row, Link]:
+    """Return the row of `schema.decisions` that follows `previous`, and its link of the chain.
+
+    `decision` is the settled one; `salt` is `SALT_BYTES` of randomness used for nothing else.
+    """
+    columns = committed_columns(record, decision)
+    text = canonical_document(
+        decision, decision_id=record.decision_id, duration_us=record.duration_us
+    )
+    seq = previous.seq + 1
+    link = Link(seq, hash_of(writer, seq, previous.hash, leaf_of(salt, columns, text)))
+    return (seq, *columns, text, salt, None, link.hash, writer), link
+
+
+def term_rows(link: Link, writer: str, decision: Decision) -> Iterator[Row]:
     """Yield the rows of `schema.decision_terms`: each actor and each rule once."""
     time_us = unix_us(decision.time)
-    if decision.chain:
-        for actor in dict.fromkeys(decision.chain.actors):
-            yield "actor", column_text(actor), time_us, seq
-    for rule in dict.fromkeys(decision.rules):
-        yield "rule", column_text(rule), time_us, seq
+    actors = decision.chain.actors if decision.chain else ()
+    for kind, values in (("actor", actors), ("rule", decision.rules)):
+        for value in dict.fromkeys(values):
+            yield kind, column_text(value), time_us, link.seq, writer
+
+
+def document_terms(document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield what `term_rows` says of a recorded document: kind and value of each term."""
+    chain = document.get("chain")
+    actors = chain.get("actors") if isinstance(chain, Mapping) else None
+    for kind, values in (("actor", actors), ("rule", document.get("rules"))):
+        for value in dict.fromkeys(values if isinstance(values, list) else ()):
+            yield kind, column_text(value)

@@ -1,14 +1,18 @@
 """The tables of the ledger, and the check that a database holds them.
 
-The schema is portable SQL. How it carries what is added later:
+The columns are the same in SQLite and in PostgreSQL, so that one reader serves both. A SQLite file
+holds one chain and is created here. A shared ledger in PostgreSQL holds the chains of many servers;
+`migrations` creates it, with partitions by time and keys that begin with the time.
 
-- `seq` is assigned by the writer inside its transaction and has no gaps, and `record` is stored as
-  the exact canonical text. A hash chain therefore needs two more columns (or one side table keyed
-  by `seq`) and no rewriting of rows, and rows ship to another database in the order of `seq`.
-- `decisions` and `decision_terms` are only ever appended to. All mutable state is in `approvals`.
-- `schema_version` holds one row. A later version migrates from the number it finds there.
+- `seq` is assigned by the writer inside its transaction and has no gaps; `record` is the exact
+  canonical text; `chain` says what `hash` covers.
+- `decisions` and `decision_terms` are only ever appended to, but for retention and erasure.
+  Mutable state is in `approvals`; `chains` moves forward only.
+- An outbox is a ledger that is on its way into a shared one: without approvals and look-up indexes.
 """
 
+import secrets
+from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import (
@@ -17,17 +21,26 @@ from sqlalchemy import (
     Connection,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     insert,
     inspect,
     select,
+    text,
 )
 
 from authz_server.core.errors import LedgerError
+from authz_server.ledger.chain import START
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+
+# The newest file of `migrations/versions`; what a shared ledger must be at.
+REVISION: Final = "0001"
+_REVISION_TABLE: Final = "alembic_version"
+
+_WRITER_BYTES: Final = 8
 
 METADATA: Final = MetaData()
 
@@ -38,8 +51,8 @@ schema_version: Final = Table(
     "schema_version", METADATA, Column("version", Integer, nullable=False)
 )
 
-# One row per decision. Every column but `record` repeats a member of it, for indexes and for
-# people at an SQL prompt; texts are printable and cut to RECORD_FIELD_CHARS_MAX.
+# One row per decision. The columns from `decision_id` to `approval_id` repeat members of `record`,
+# for indexes and for people at an SQL prompt; texts are printable, cut to RECORD_FIELD_CHARS_MAX.
 decisions: Final = Table(
     "decisions",
     METADATA,
@@ -57,14 +70,48 @@ decisions: Final = Table(
     Column("rules", Text, nullable=False),
     Column("txn", Text),
     Column("approval_id", Text),
-    Column("record", Text, nullable=False),  # canonical JSON (RFC 8785)
+    Column("record", Text),  # canonical JSON (RFC 8785); null once erased
+    Column("salt", LargeBinary),  # null once erased
+    Column("leaf", LargeBinary),  # set when erased: what record and salt were hashed to
+    Column("hash", LargeBinary, nullable=False),
+    Column("writer", Text, nullable=False),
+)
+
+# What `chain.leaf_of` covers beside the record, in this order.
+COMMITTED: Final = (
+    "decision_id", "time_us", "verdict", "reason", "subject", "principal", "resource", "action",
+    "bundle", "revision", "rules", "txn", "approval_id",
+)  # fmt: skip
+
+# The end of each chain: number and hash of its last record.
+chains: Final = Table(
+    "chains",
+    METADATA,
+    Column("writer", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+# Signed statements on a chain; see `seal`. The columns repeat members of `jws`, for indexes.
+statements: Final = Table(
+    "statements",
+    METADATA,
+    Column("writer", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("last_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("jws", Text, nullable=False),
 )
 
 # Each index ends in the time, so that "the newest of X since T" reads only rows it returns.
 # `verdict`, `reason` and `bundle` take few values and are filtered along the time index instead.
-for _name in ("subject", "principal", "resource", "txn"):
-    Index(f"decisions_{_name}_time", decisions.c[_name], decisions.c.time_us)
-Index("decisions_time", decisions.c.time_us)
+LOOK_UP_INDEXES: Final = (
+    *(
+        Index(f"decisions_{name}_time", decisions.c[name], decisions.c.time_us)
+        for name in ("subject", "principal", "resource", "txn")
+    ),
+    Index("decisions_time", decisions.c.time_us),
+)
 
 # What a decision has several of, one row each: `actor` and `rule`.
 decision_terms: Final = Table(
@@ -74,6 +121,7 @@ decision_terms: Final = Table(
     Column("value", Text, primary_key=True),
     Column("time_us", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("writer", Text, primary_key=True),
     sqlite_with_rowid=False,  # the key is the whole row: one tree instead of two
 )
 
@@ -119,21 +167,46 @@ Index(
 Index("approvals_status", approvals.c.status, approvals.c.requested_at_us)
 
 
-def create_or_check(connection: Connection) -> None:
-    """Create the tables in an empty database, or check that it holds this version's.
+class Layout(StrEnum):
+    """What a SQLite file is for."""
 
-    Runs inside the caller's write transaction. Raises `LedgerError` for another version, and for a
-    database that belongs to something else.
+    LEDGER = "ledger"
+    OUTBOX = "outbox"  # on its way into a shared ledger
+
+
+def create_or_check(connection: Connection, layout: Layout) -> None:
+    """Create the tables in an empty SQLite file, or check that it holds this version's.
+
+    Runs inside the caller's write transaction. Raises `LedgerError` for another version or layout,
+    and for a database that belongs to something else.
     """
-    if inspect(connection).get_table_names():
-        check(connection)
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        _create(connection, layout)
         return
+    check(connection)
+    if (approvals.name in tables) != (layout is Layout.LEDGER):
+        raise LedgerError(f"database is not an authz-server {layout}; name another file")
+
+
+def _create(connection: Connection, layout: Layout) -> None:
     METADATA.create_all(connection, checkfirst=False)
+    if layout is Layout.OUTBOX:
+        # A shared ledger keeps these; here they would only be written and never read.
+        for index in LOOK_UP_INDEXES:
+            index.drop(connection)
+        decision_terms.drop(connection)
+        approvals.drop(connection)
     connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+    writer = secrets.token_hex(_WRITER_BYTES)
+    connection.execute(insert(chains).values(writer=writer, seq=START.seq, hash=START.hash))
 
 
 def check(connection: Connection) -> None:
     """Check that the database holds this version's tables; raises `LedgerError` if not."""
+    if connection.dialect.name == "postgresql":
+        _check_revision(connection)
+        return
     if not inspect(connection).has_table(schema_version.name):
         raise LedgerError("database is not an authz-server ledger; name another file")
     version = connection.execute(select(schema_version.c.version)).scalar()
@@ -141,4 +214,15 @@ def check(connection: Connection) -> None:
         raise LedgerError(
             f"ledger has schema version {version}, this program needs {SCHEMA_VERSION}; "
             "use the program version that wrote it"
+        )
+
+
+def _check_revision(connection: Connection) -> None:
+    if not inspect(connection).has_table(_REVISION_TABLE):
+        raise LedgerError("database has no ledger yet; run `authz-server ledger migrate`")
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision != REVISION:
+        raise LedgerError(
+            f"ledger is at revision {revision}, this program needs {REVISION}; "
+            "run `authz-server ledger migrate` of the newer one"
         )

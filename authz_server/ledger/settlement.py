@@ -11,8 +11,9 @@ Consumed and expired are final; the next escalation of that action asks again, u
 one deadline is set when the question is asked and is the one the agent was told: approving late
 does not extend it. Time is the decision's own, so that settling replays.
 
-Every step is one conditional UPDATE whose row count is looked at, inside the transaction that also
-writes the record: an approval is consumed and recorded, or neither.
+Every step is one conditional UPDATE whose row count is looked at. In a ledger of its own file it
+happens inside the transaction that also writes the record: an approval is consumed and recorded, or
+neither. In a shared ledger the approval is consumed first; see `shared_approvals`.
 """
 
 import json
@@ -21,7 +22,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from authz_server.core.decision import ApprovalRecord, Decision, TicketRecord, Verdict
 from authz_server.core.errors import LedgerError, Reason
@@ -76,7 +78,10 @@ def settle(
     for _ in range(_ATTEMPTS_MAX):
         found = _open_approval(connection, decision.fingerprint)
         if found is None:
-            return _ask(connection, decision, decision_id, terms)
+            asked = _ask(connection, decision, decision_id, terms)
+            if asked is not None:
+                return asked
+            continue
         if found.expires_at_us <= unix_us(decision.time):
             if found.status == "approved":
                 decision = replace(
@@ -100,8 +105,8 @@ def _open_approval(connection: Connection, fingerprint: str) -> _OpenApproval | 
 
 def _ask(
     connection: Connection, decision: Decision, decision_id: str, terms: ApprovalTerms
-) -> Decision:
-    """Put a new question to the approver group."""
+) -> Decision | None:
+    """Put a new question to the approver group; None when another server just asked the same."""
     ticket = TicketRecord(
         id=secrets.token_hex(_ID_BYTES),
         status="pending",
@@ -110,8 +115,11 @@ def _ask(
     )
     principal, chain = decision.principal, decision.chain
     action, resource = decision.action, decision.resource
-    connection.execute(
-        insert(approvals).values(
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # The open question of an action is unique; that of another server is not an error.
+    result = connection.execute(
+        insert(approvals)
+        .values(
             id=ticket.id,
             fingerprint=decision.fingerprint,
             status=ticket.status,
@@ -130,8 +138,9 @@ def _ask(
             expires_at_us=unix_us(ticket.expires_at),
             first_decision_id=decision_id,
         )
+        .on_conflict_do_nothing()
     )
-    return replace(decision, ticket=ticket)
+    return replace(decision, ticket=ticket) if result.rowcount == 1 else None
 
 
 def _move(connection: Connection, found: _OpenApproval, status: str) -> None:

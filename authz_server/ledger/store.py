@@ -1,24 +1,31 @@
-"""The ledger as the server uses it: one transaction per batch, and nothing half written."""
+"""The ledger as the server uses it: one transaction per batch, and nothing half written.
+
+The same class writes a ledger in one SQLite file, and the outbox in front of a shared ledger.
+"""
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from authz_server.core.decision import Decision, Verdict
 from authz_server.core.errors import LedgerError
 from authz_server.ledger import schema
+from authz_server.ledger.backlog import Backlog
+from authz_server.ledger.chain import SALT_BYTES, Link
 from authz_server.ledger.database import (
     BUSY_TIMEOUT_MS,
+    LOG_PAGES_MAX,
     Access,
+    Store,
     Synchronous,
     converted,
     create_file,
@@ -26,6 +33,7 @@ from authz_server.ledger.database import (
     open_engine,
     sqlite_path,
 )
+from authz_server.ledger.pseudonym import Pseudonyms
 from authz_server.ledger.query import DecisionFilter, LedgerReader, StoredDecision
 from authz_server.ledger.record import (
     Record,
@@ -34,8 +42,10 @@ from authz_server.ledger.record import (
     decision_row,
     term_rows,
 )
+from authz_server.ledger.schema import Layout, chains
 from authz_server.ledger.settlement import ApprovalTerms, settle
 
+_T = TypeVar("_T")
 _Settled = list[Decision]  # `list` means something else inside `Ledger`
 
 
@@ -44,18 +54,22 @@ class _Statements:
     """What every batch executes, as SQL text compiled once.
 
     The texts go straight to the driver, inside the transaction that SQLAlchemy holds. A record
-    alone, and each of a batch of 64, in µs of CPU: SQLAlchemy Core 221 and 58, `exec_driver_sql`
-    138 and 49, driver 121 and 43, of which 18 make the row. `tests/bench/bench_ledger.py` measures.
+    alone, and each of a batch of 64, in µs of CPU: SQLAlchemy Core 332 and 61, `exec_driver_sql`
+    164 and 46, driver 116 and 49, of which 22 make the row. `tests/bench/bench_ledger.py` measures.
     """
 
-    last_seq: str
+    end: str
+    move_end: str
     insert_decision: str
     insert_term: str
 
     @classmethod
     def compiled_for(cls, engine: Engine) -> Self:
         return cls(
-            str(select(func.max(schema.decisions.c.seq)).compile(engine)),
+            str(select(chains.c.writer, chains.c.seq, chains.c.hash).compile(engine)),
+            str(
+                update(chains).values(seq=bindparam("seq"), hash=bindparam("hash")).compile(engine)
+            ),
             str(insert(schema.decisions).compile(engine)),
             str(insert(schema.decision_terms).compile(engine)),
         )
@@ -70,24 +84,45 @@ class _Writer:
     file: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerOptions:
+    """How records are kept. The defaults are those of a ledger in one file.
+
+    `approvals` are the terms of questions kept in the same file; None leaves an escalation as it
+    is. `synchronous` NORMAL survives kill -9, FULL power loss too (see `Synchronous`). A commit
+    waits `busy_timeout_ms` for other writers, and copies a log longer than `log_pages_max` itself.
+    """
+
+    approvals: ApprovalTerms | None = None
+    layout: Layout = Layout.LEDGER
+    synchronous: Synchronous = Synchronous.NORMAL
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS
+    log_pages_max: int = LOG_PAGES_MAX
+    pseudonyms: Pseudonyms | None = None
+    backlog: Backlog | None = None
+
+
 class Ledger:
-    """Decision records and approvals in one SQLite file, for one server.
+    """Decision records, and approvals, in one SQLite file.
 
     Several servers on one machine may share the file; each transaction takes the write lock first.
     After any failure the connection is given up and the next call opens the file anew, so that a
     full disk, a lock or a remounted volume heals without a restart.
     """
 
-    def __init__(
-        self, path: Path, *, terms: ApprovalTerms, synchronous: Synchronous, busy_timeout_ms: int
-    ) -> None:
-        self._path = path
-        self._terms = terms
+    def __init__(self, path: Path, options: LedgerOptions) -> None:
+        self.path = path
+        self._options = options
         self._engine = open_engine(
-            path, Access.WRITE, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms
+            path,
+            Access.WRITE,
+            synchronous=options.synchronous,
+            busy_timeout_ms=options.busy_timeout_ms,
+            log_pages_max=options.log_pages_max,
         )
         self._statements = _Statements.compiled_for(self._engine)
-        self._reader = LedgerReader(path)
+        self._reader = LedgerReader(Store.of_file(path, Access.READ))
+        self._backlog = options.backlog
         self._lock = threading.Lock()
         self._writer: _Writer | None = None
         self._closed = False
@@ -105,15 +140,22 @@ class Ledger:
         """Open the ledger at `url` (`sqlite:///path`), creating the file (mode 0600) if missing.
 
         `approval_ttl_s` is how long a question put to people stands; `single_use` approvals allow
-        once, others until that deadline. `synchronous` is `NORMAL` (survives kill -9) or `FULL`
-        (survives power loss too, see `Synchronous`). Raises `LedgerError`.
+        once, others until that deadline. Raises `LedgerError`.
         """
-        ledger = cls(
-            sqlite_path(url),
-            terms=ApprovalTerms(ttl=timedelta(seconds=approval_ttl_s), single_use=single_use),
+        options = LedgerOptions(
+            approvals=ApprovalTerms(ttl=timedelta(seconds=approval_ttl_s), single_use=single_use),
             synchronous=Synchronous(synchronous),
             busy_timeout_ms=busy_timeout_ms,
         )
+        return cls.open_file(sqlite_path(url), options)
+
+    @classmethod
+    def open_file(cls, path: Path, options: LedgerOptions) -> Self:
+        """Open the ledger or outbox at `path`, creating the file (mode 0600) if missing.
+
+        Raises `LedgerError`.
+        """
+        ledger = cls(path, options)
         ledger.ping()
         return ledger
 
@@ -128,12 +170,27 @@ class Ledger:
         """
         if not batch:
             return []
+        if self._backlog is not None:
+            self._backlog.admit(len(batch))
         with self._exclusive("write the ledger") as writer:
             # The row counts as written when COMMIT returns and the file is still the ledger.
-            with writer.connection.begin():
-                final = self._write(writer, batch)
+            with self._transaction(writer, batch):
+                final, end = self._write(writer, batch)
             self._check_in_place(writer)
-            return final
+        if self._backlog is not None:
+            self._backlog.committed_seq = end.seq
+        return final
+
+    def transact(self, doing: str, job: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `job` in a transaction of its own, between those of decisions. Keep it short.
+
+        `doing` completes "cannot …". Raises `LedgerError`.
+        """
+        with self._exclusive(doing) as writer:
+            with _driver_transaction(writer.driver):
+                result = job(writer.driver)
+            self._check_in_place(writer)
+            return result
 
     def ping(self) -> None:
         """Check that the ledger is there and may be written; raises `LedgerError`.
@@ -142,8 +199,10 @@ class Ledger:
         """
         with self._exclusive("open the ledger") as writer:
             self._check_in_place(writer)
-            if not os.access(self._path, os.W_OK):
-                raise LedgerError(f"`{self._path}` is read-only")
+            if not os.access(self.path, os.W_OK):
+                raise LedgerError(f"`{self.path}` is read-only")
+        if self._backlog is not None:
+            self._backlog.admit(1)
 
     def get(self, decision_id: str) -> StoredDecision | None:
         """Return the record of exactly `decision_id`, or None. Raises `LedgerError`."""
@@ -177,12 +236,12 @@ class Ledger:
                 raise
 
     def _open_writer(self) -> _Writer:
-        create_file(self._path)
-        file = file_identity(self._path)
+        create_file(self.path)
+        file = file_identity(self.path)
         connection = self._engine.connect()
         try:
             with connection.begin():
-                schema.create_or_check(connection)
+                schema.create_or_check(connection, self._options.layout)
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
             return _Writer(connection, driver, file)
@@ -197,34 +256,62 @@ class Ledger:
             with suppress(SQLAlchemyError, sqlite3.Error):
                 writer.connection.close()
 
-    def _write(self, writer: _Writer, batch: Sequence[Record]) -> _Settled:
+    @contextmanager
+    def _transaction(self, writer: _Writer, batch: Sequence[Record]) -> Iterator[None]:
+        """Open the transaction of `batch`; SQLAlchemy's own, and dearer, where it settles."""
+        settles = self._options.approvals is not None and any(
+            record.decision.verdict is Verdict.ESCALATE for record in batch
+        )
+        with writer.connection.begin() if settles else _driver_transaction(writer.driver):
+            yield
+
+    def _write(self, writer: _Writer, batch: Sequence[Record]) -> tuple[_Settled, Link]:
         """Settle every escalation, then insert all rows. Runs inside the transaction."""
         final: _Settled = []
         rows: list[Row] = []
         terms: list[Row] = []
-        (last_seq,) = writer.driver.execute(self._statements.last_seq).fetchone()
-        for seq, record in enumerate(batch, start=(last_seq or 0) + 1):
-            decision = record.decision
-            if decision.verdict is Verdict.ESCALATE:
-                decision = settle(
-                    writer.connection,
-                    decision,
-                    decision_id=record.decision_id,
-                    terms=self._terms,
-                )
+        name, *end = writer.driver.execute(self._statements.end).fetchone()
+        link = Link(*end)
+        salts = os.urandom(SALT_BYTES * len(batch))
+        for number, record in enumerate(batch):
+            decision = self._settled(writer, record)
             final.append(decision)
-            rows.append(decision_row(seq, record, decision))
-            terms.extend(term_rows(seq, decision))
+            if self._options.pseudonyms is not None:
+                decision = self._options.pseudonyms.applied(decision)
+            salt = salts[SALT_BYTES * number : SALT_BYTES * (number + 1)]
+            row, link = decision_row(name, link, salt, record, decision)
+            rows.append(row)
+            if self._options.layout is Layout.LEDGER:
+                terms.extend(term_rows(link, name, decision))
         try:
             writer.driver.executemany(self._statements.insert_decision, rows)
         except sqlite3.IntegrityError as error:
             raise RecordFault(f"a record of the batch cannot be stored: {error}") from error
         writer.driver.executemany(self._statements.insert_term, terms)
-        return final
+        writer.driver.execute(self._statements.move_end, link)
+        return final, link
+
+    def _settled(self, writer: _Writer, record: Record) -> Decision:
+        decision, terms = record.decision, self._options.approvals
+        if terms is None or decision.verdict is not Verdict.ESCALATE:
+            return decision
+        return settle(writer.connection, decision, decision_id=record.decision_id, terms=terms)
 
     def _check_in_place(self, writer: _Writer) -> None:
         """Refuse to go on with a file that was removed or replaced under the open connection."""
         # SECURITY: the system keeps an unlinked file writable for whoever holds it open. Without
         # this check decisions would be recorded where nobody can ever read them.
-        if file_identity(self._path) != writer.file:
-            raise LedgerError(f"`{self._path}` was replaced")
+        if file_identity(self.path) != writer.file:
+            raise LedgerError(f"`{self.path}` was replaced")
+
+
+@contextmanager
+def _driver_transaction(driver: sqlite3.Connection) -> Iterator[None]:
+    driver.execute(Access.WRITE.value)
+    try:
+        yield
+        driver.execute("COMMIT")
+    except BaseException:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        raise

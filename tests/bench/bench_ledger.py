@@ -15,16 +15,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select, update
 
+from authz_server.ledger.chain import START, Link
 from authz_server.ledger.query import DecisionFilter
-from authz_server.ledger.record import Record, decision_row, term_rows
-from authz_server.ledger.schema import decision_terms, decisions
+from authz_server.ledger.record import Record, Row, decision_row, term_rows
+from authz_server.ledger.schema import chains, decision_terms, decisions
 from authz_server.ledger.store import Ledger
 from tests.ledger_samples import NOON, TTL_S, allow, chain
 
 ROUNDS: Final = 7
 RECORDS: Final = 2560
+WRITER: Final = "00" * 8
 
 Commit = Callable[[list[Record]], object]
 
@@ -55,10 +57,21 @@ def records(first: int) -> list[Record]:
 
 def rows_only(_: Ledger) -> Commit:
     """Build the rows and write nothing."""
-    return lambda batch: [
-        (decision_row(seq, one, one.decision), list(term_rows(seq, one.decision)))
-        for seq, one in enumerate(batch)
-    ]
+
+    def commit(batch: list[Record]) -> None:
+        numbered(batch, START)
+
+    return commit
+
+
+def numbered(batch: list[Record], link: Link) -> tuple[list[Row], list[Row], Link]:
+    """Return rows and terms of a batch that follows `link`, and the new end."""
+    rows, terms = [], []
+    for one in batch:
+        row, link = decision_row(WRITER, link, bytes(16), one, one.decision)
+        rows.append(row)
+        terms.extend(term_rows(link, WRITER, one.decision))
+    return rows, terms, link
 
 
 def core(ledger: Ledger) -> Commit:
@@ -70,18 +83,15 @@ def core(ledger: Ledger) -> Commit:
 
     def commit(batch: list[Record]) -> None:
         with connection.begin():
-            last = connection.execute(select(func.max(decisions.c.seq))).scalar() or 0
-            numbered = list(enumerate(batch, start=last + 1))
+            end = connection.execute(select(chains.c.seq, chains.c.hash)).one()
+            rows, terms, link = numbered(batch, Link(*end))
             connection.execute(
-                insert(decisions),
-                [dict(zip(names, decision_row(seq, one, one.decision), strict=True))
-                 for seq, one in numbered],
-            )  # fmt: skip
+                insert(decisions), [dict(zip(names, row, strict=True)) for row in rows]
+            )
             connection.execute(
-                insert(decision_terms),
-                [dict(zip(term_names, term, strict=True))
-                 for seq, one in numbered for term in term_rows(seq, one.decision)],
-            )  # fmt: skip
+                insert(decision_terms), [dict(zip(term_names, term, strict=True)) for term in terms]
+            )
+            connection.execute(update(chains).values(seq=link.seq, hash=link.hash))
 
     return commit
 
@@ -94,16 +104,11 @@ def sql_text(ledger: Ledger) -> Commit:
 
     def commit(batch: list[Record]) -> None:
         with connection.begin():
-            last = connection.exec_driver_sql(text.last_seq).scalar() or 0
-            numbered = list(enumerate(batch, start=last + 1))
-            connection.exec_driver_sql(
-                text.insert_decision,
-                [decision_row(seq, one, one.decision) for seq, one in numbered],
-            )
-            connection.exec_driver_sql(
-                text.insert_term,
-                [term for seq, one in numbered for term in term_rows(seq, one.decision)],
-            )
+            _, *end = connection.exec_driver_sql(text.end).one()
+            rows, terms, link = numbered(batch, Link(*end))
+            connection.exec_driver_sql(text.insert_decision, rows)
+            connection.exec_driver_sql(text.insert_term, terms)
+            connection.exec_driver_sql(text.move_end, tuple(link))
 
     return commit
 

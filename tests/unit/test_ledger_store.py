@@ -148,7 +148,7 @@ def test_a_closed_ledger_says_so(ledger: Ledger) -> None:
     ("url", "message"),
     [
         ("authz.db", "not a database URL"),
-        ("postgresql://db/authz", "not supported"),
+        ("mysql://db/authz", "not supported"),
         ("sqlite://", "plain file"),
         ("sqlite:///:memory:", "plain file"),
         ("sqlite:///authz.db?mode=ro", "plain file"),
@@ -180,7 +180,7 @@ def test_refuses_the_schema_of_another_version(path: Path, ledger: Ledger) -> No
     with sqlite3.connect(path) as other:
         other.execute("UPDATE schema_version SET version = 99")
     other.close()
-    with pytest.raises(LedgerError, match="schema version 99, this program needs 1"):
+    with pytest.raises(LedgerError, match="schema version 99, this program needs 2"):
         Ledger.open(f"sqlite:///{path}", approval_ttl_s=TTL_S)
 
 
