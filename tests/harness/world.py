@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-from authz_server.policy.bundle import load_bundles
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -31,6 +30,7 @@ from authz_server.core.trust import Issuer, TrustMaterial
 from authz_server.demo.authority import TrustDomainAuthority
 from authz_server.identity.file_content import FileContent
 from authz_server.identity.inventory_file import parse_inventory
+from authz_server.policy.bundle import load_bundles
 
 CASES = Path(__file__).parent.parent / "cases"
 DOMAIN = TrustDomain.parse("cases.example.org")
