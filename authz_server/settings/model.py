@@ -20,6 +20,7 @@ from pydantic import (
 from authz_server.core import limits
 from authz_server.core.spiffe import TrustDomain
 from authz_server.settings.addresses import TcpAddress
+from authz_server.settings.ledger import LedgerSettings
 from authz_server.settings.values import (
     NOT_YET,
     ONE_OR_MORE,
@@ -28,7 +29,6 @@ from authz_server.settings.values import (
     FilePath,
     GrpcListen,
     HttpListen,
-    SqliteUrl,
     Text,
     WholeNumber,
     WorkloadId,
@@ -175,26 +175,6 @@ class Bundles(_Section):
     )
     mode: Mapping[Text, Annotated[Literal["enforce", "shadow"], only("enforce")]] = Field(
         default={}, description="mode of a bundle, by its name: `enforce`; not yet: `shadow`"
-    )
-
-
-class LedgerSettings(_Section):
-    """Where decisions are recorded."""
-
-    url: SqliteUrl = Field(
-        default="sqlite:///authz.db",
-        validate_default=True,
-        description="SQLite file of the ledger; not yet: other databases",
-    )
-    outbox: Annotated[FilePath | None, NOT_YET] = Field(
-        default=None, description="not yet: local outbox in front of a shared database"
-    )
-    mode: Annotated[Literal["durable", "async", "off"], only("durable", "off")] = Field(
-        default="durable",
-        description="`durable` (recorded before the answer leaves) or `off`; not yet: `async`",
-    )
-    retention_days: Annotated[WholeNumber | None, NOT_YET] = Field(
-        default=None, description="not yet: age at which records are removed, in days"
     )
 
 

@@ -95,10 +95,13 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return base / path if isinstance(base, Path) else path
 
 
-def _sqlite_url(value: object, info: ValidationInfo) -> str:
-    scheme, separator, name = _text(value).partition(":///")
+def _ledger_url(value: object, info: ValidationInfo) -> str:
+    text = _text(value)
+    scheme, separator, name = text.partition(":///")
+    if text.partition(":")[0] in {"postgresql", "postgresql+psycopg"}:
+        return text  # its many forms are libpq's to judge
     if scheme.partition(":")[0] not in {"sqlite", "sqlite+pysqlite"}:
-        raise phrase("is not a SQLite file; other databases are not supported by this version")
+        raise phrase("must be `sqlite:///path` or `postgresql://…`")
     if not separator or name in {"", ":memory:"}:
         raise phrase("must be `sqlite:///path`; a database in memory keeps no record")
     path = str(_path(name, info))
@@ -107,13 +110,27 @@ def _sqlite_url(value: object, info: ValidationInfo) -> str:
     return f"{scheme}:///{path}"
 
 
+def _checkpoint_sink(value: object, info: ValidationInfo) -> str | Path:
+    if isinstance(value, Path):
+        return _path(value, info)
+    text = _text(value)
+    if text == "stdout" or text.startswith("https://"):
+        return text
+    if "://" in text:
+        raise phrase("must be `stdout`, a file or `https://…`")
+    return _path(text, info)
+
+
 NOT_YET: Final = AfterValidator(_not_yet)
 ONE_OR_MORE: Final = BeforeValidator(_one_or_more)
 
 Text = Annotated[str, BeforeValidator(_text)]
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 FilePath = Annotated[Path, PlainValidator(_path)]
-SqliteUrl = Annotated[str, PlainValidator(_sqlite_url)]
+LedgerUrl = Annotated[str, PlainValidator(_ledger_url)]
+# `stdout`, an address, or a file.
+SinkAddress = str | Path
+CheckpointSink = Annotated[SinkAddress, PlainValidator(_checkpoint_sink)]
 Domain = Annotated[TrustDomain, _parsed(TrustDomain.parse, TrustDomain)]
 WorkloadId = Annotated[SpiffeId, _parsed(SpiffeId.parse, SpiffeId)]
 WorkloadPattern = Annotated[SpiffeIdPattern, _parsed(SpiffeIdPattern.parse, SpiffeIdPattern)]

@@ -88,7 +88,7 @@ delegation:
   require: false
   limits: {links_max: 0, actors_max: 1, total_bytes_max: 1, skew_s: 0, link_lifetime_s_max: 1}
 bundles: {dir: models, mode: {tools: enforce}}
-ledger: {url: "sqlite:////var/lib/authz.db", outbox: null, mode: off, retention_days: null}
+ledger: {url: "sqlite:////var/lib/authz.db", mode: off, retention_days: null}
 approvals: {ttl_s: 60, single_use: false, bind_txn: true, groups: {fin: ["a@x", "b@x"]}}
 """)
     assert settings.listen.grpc == (
@@ -131,18 +131,21 @@ _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
         ("tls: {mode: files}", 13, f"`tls.mode` is `files`, which {_NOT_YET}"),
         ("tls: {mode: workload_api}", 13, f"`tls.mode` is `workload_api`, which {_NOT_YET}"),
         ('tls: {allowed_clients: ["spiffe://a/*"]}', 7, f"`tls.allowed_clients` {_NOT_YET}"),
-        ("ledger: {mode: async}", 16, f"`ledger.mode` is `async`, which {_NOT_YET}"),
-        ("ledger: {outbox: x.db}", 18, f"`ledger.outbox` {_NOT_YET}"),
-        ("ledger: {retention_days: 90}", 26, f"`ledger.retention_days` {_NOT_YET}"),
+        ("ledger: {retention_days: 0}", 26, "`ledger.retention_days` must be at least 1"),
         (
-            'ledger: {url: "postgresql://db/authz"}',
+            'ledger: {url: "mysql://db/authz"}',
             15,
-            "`ledger.url` is not a SQLite file; other databases are not supported by this version",
+            "`ledger.url` must be `sqlite:///path` or `postgresql://…`",
+        ),
+        (
+            "ledger: {checkpoint_sinks: [http://audit]}",
+            29,
+            "`ledger.checkpoint_sinks[0]` must be `stdout`, a file or `https://…`",
         ),
         (
             'ledger: {url: "sqlite+aiosqlite:///authz.db"}',
             15,
-            "`ledger.url` is not a SQLite file; other databases are not supported by this version",
+            "`ledger.url` must be `sqlite:///path` or `postgresql://…`",
         ),
         ("bundles: {mode: {t: shadow}}", 21, f"`bundles.mode.t` is `shadow`, which {_NOT_YET}"),
         ("retention_days: 1", 1, "`retention_days` is not a known key"),
@@ -352,7 +355,7 @@ def test_a_faulty_trust_domain(load: Load, domain: str, message: str) -> None:
 def test_faults_of_all_sections_come_at_once_in_the_order_of_the_file(load: Load) -> None:
     text = """\
 listen: {grpc: "0.0.0.0:1"}
-ledger: {mode: async, retention_days: 1}
+ledger: {mode: sync, retention_days: 0}
 delegation: {issuers: [{issuer: a, jwks_url: b}], limits: {skew_s: 99}}
 legder: {}
 """
@@ -360,8 +363,8 @@ legder: {}
         (1, 1, "`trust_domain` is required"),
         (1, 1, "`identity.inventory` is required while `identity.unregistered` is `deny`"),
         (1, 16, "`listen.grpc` must be loopback or a Unix socket while `tls.mode` is `plaintext`"),
-        (2, 16, f"`ledger.mode` is `async`, which {_NOT_YET}"),
-        (2, 39, f"`ledger.retention_days` {_NOT_YET}"),
+        (2, 16, "`ledger.mode` must be `durable`, `async` or `off`"),
+        (2, 38, "`ledger.retention_days` must be at least 1"),
         (3, 46, f"`delegation.issuers[0].jwks_url` {_NOT_YET}"),
         (3, 68, "`delegation.limits.skew_s` must be at most 30"),
         (4, 1, "`legder` is not a known key; did you mean `ledger`?"),
