@@ -19,10 +19,11 @@ from authz_server.core.limits import POLICY_FILE_BYTES_MAX
 from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.cases import Case, CaseFailure, load_cases, run_cases, untested_rules
 from authz_server.policy.index import Node
-from authz_server.policy.manifest import Manifest, load_manifest
+from authz_server.policy.manifest import Manifest, RowSource, load_manifest
 from authz_server.policy.model import Effect, load_model
 from authz_server.policy.rules import Rule, RuleObserver, load_rules, unobserved
 from authz_server.policy.source import FaultLog, SourceFile
+from authz_server.policy.table import PolicyTable
 from authz_server.policy.verdict import judge, policy_error, strictest
 
 MODEL: Final = "model.conf"
@@ -112,29 +113,37 @@ def load_bundle_files(
     *,
     name_hint: str | None = None,
     directory: str = "",
+    table: PolicyTable | None = None,
     observe: RuleObserver = unobserved,
 ) -> PolicyBundle:
     """Return the bundle that `files` (flat names to contents) make.
 
     `name_hint` names it where `bundle.yaml` does not; `directory` only says in faults where the
-    files are; `observe` is told of every rule. Raises `ConfigurationError` with every fault. Names
-    that begin with a dot, and kinds of files no bundle has, are ignored.
+    files are; `table` is what was read from the `row_source` of the files, if they have one;
+    `observe` is told of every rule. Raises `ConfigurationError` with every fault. Names that begin
+    with a dot, and kinds of files no bundle has, are ignored.
     """
     log = FaultLog()
     shown = f"{directory}/" if directory else ""
     known = {name: data for name, data in files.items() if _is_read(name)}
-    _check_names(known, shown, log)
+    _check_names(known, shown, table, log)
     texts = {name: _decode(shown + name, data, log) for name, data in known.items()}
     manifest = None
     if MANIFEST in known:
         file = shown + MANIFEST
         manifest = load_manifest(known[MANIFEST], file=file, name_hint=name_hint, log=log)
+        if manifest is not None and (manifest.rows is None) is not (table is None):
+            log.add(Fault(file=file, message="`rows` names a table that was not read"))
     model = load_model(texts[MODEL], log) if MODEL in texts else None
     rules: tuple[Rule, ...] = ()
     index: Node[Rule] = Node()
-    policies = [texts[name] for name in sorted(texts, key=_policy_order) if _is_policy(name)]
+    policies: list[SourceFile | PolicyTable] = [
+        texts[name] for name in sorted(texts, key=_policy_order) if _is_policy(name)
+    ]
+    roles = [texts[ROLES]] if ROLES in texts else []
+    if table is not None:
+        policies, roles = [table], []
     if model is not None and policies:
-        roles = [texts[ROLES]] if ROLES in texts else []
         rules, index = load_rules(policies, roles, model, log, observe)
     cases: tuple[Case, ...] = ()
     if CASES in known and manifest is not None:
@@ -144,7 +153,7 @@ def load_bundle_files(
         raise ConfigurationError(faults, log.warnings)
     return PolicyBundle(
         manifest=manifest,
-        revision=_revision(known),
+        revision=_revision(known, table),
         effect=model.effect,
         rules=rules,
         index=index,
@@ -152,6 +161,14 @@ def load_bundle_files(
         warnings=tuple(log.warnings),
         cases=cases,
     )
+
+
+def row_source(files: Mapping[str, bytes]) -> RowSource | None:
+    """Return where the rows of the bundle are if not in `files`; None also for a faulty bundle."""
+    manifest = None
+    if MANIFEST in files:
+        manifest = load_manifest(files[MANIFEST], file=MANIFEST, name_hint="any", log=FaultLog())
+    return None if manifest is None else manifest.rows
 
 
 def load_bundle(directory: Path, *, observe: RuleObserver = unobserved) -> PolicyBundle:
@@ -241,11 +258,17 @@ def _is_policy(name: str) -> bool:
     return name == POLICY or fnmatch.fnmatchcase(name, _POLICY_PARTS)
 
 
+def _holds_rows(name: str) -> bool:
+    return _is_policy(name) or name == ROLES
+
+
 def _policy_order(name: str) -> tuple[bool, str]:
     return name != POLICY, name
 
 
-def _check_names(known: Mapping[str, bytes], shown: str, log: FaultLog) -> None:
+def _check_names(
+    known: Mapping[str, bytes], shown: str, table: PolicyTable | None, log: FaultLog
+) -> None:
     for name, data in known.items():
         if name not in _NAMED and not _is_policy(name):
             message = f"no part of a bundle has this name{did_you_mean(name, _NAMED)}"
@@ -256,7 +279,11 @@ def _check_names(known: Mapping[str, bytes], shown: str, log: FaultLog) -> None:
     for name in (MODEL, MANIFEST):
         if name not in known:
             log.add(Fault(file=shown + name, message="the file is missing"))
-    if not any(map(_is_policy, known)):
+    if table is not None:
+        for name in filter(_holds_rows, known):
+            message = "the rows of this bundle come from a table; remove the file"
+            log.add(Fault(file=shown + name, message=message))
+    elif not any(map(_is_policy, known)):
         log.add(Fault(file=shown + POLICY, message="the file is missing"))
 
 
@@ -273,11 +300,14 @@ def _decode(name: str, data: bytes, log: FaultLog) -> SourceFile:
         return SourceFile(name, "")
 
 
-def _revision(known: Mapping[str, bytes]) -> str:
+def _revision(known: Mapping[str, bytes], table: PolicyTable | None) -> str:
     """Return the digest of names and contents, each preceded by its length."""
     digest = hashlib.sha256()
-    for name in sorted(known):
-        for part in (name.encode(), known[name]):
+    parts = sorted(known.items())
+    if table is not None:
+        parts.append((f"table {table.name}", table.digest.encode()))
+    for name, content in parts:
+        for part in (name.encode(), content):
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
     return digest.hexdigest()[:_REVISION_CHARS]

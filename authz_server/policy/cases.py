@@ -24,7 +24,7 @@ from authz_server.core.attributes import (
     Role,
 )
 from authz_server.core.decision import Evaluation, Verdict
-from authz_server.core.errors import ConfigurationError, InvalidValueError, Reason
+from authz_server.core.errors import ConfigurationError, Fault, InvalidValueError, Reason
 from authz_server.core.snapshot import Policy
 from authz_server.core.spiffe import SpiffeId
 from authz_server.core.suggestion import did_you_mean
@@ -48,6 +48,7 @@ class Case:
     """One policy test."""
 
     name: str
+    file: str
     line: int
     attributes: Attributes
     expect: Expectation
@@ -66,6 +67,18 @@ class CaseFailure:
         for name, (expected, actual) in self.differences.items():
             lines += [f"  - {name}: {_shown(expected)}", f"  + {name}: {_shown(actual)}"]
         return "\n".join(lines)
+
+    def fault(self) -> Fault:
+        """Return what an operator is told in one line: which case, where it stands, what differs.
+
+        No column: the expectation may be right and the rule wrong.
+        """
+        found = "; ".join(
+            f"{name} is {_shown(actual)}, expected {_shown(expected)}"
+            for name, (expected, actual) in self.differences.items()
+        )
+        message = f"case `{self.case.name}` fails: {found}"
+        return Fault(file=self.case.file, line=self.case.line, message=message)
 
 
 def run_cases(policy: Policy, cases: Iterable[Case]) -> tuple[CaseFailure, ...]:
@@ -194,6 +207,7 @@ class _Reader:
         self._names.add(name)
         return Case(
             name=name,
+            file=self._document.file,
             line=self._document.fault(path, "").line,
             attributes=self._attributes(values.get("request", {}), (*path, "request")),
             expect=self._expectation(values.get("expect"), (*path, "expect")),

@@ -18,8 +18,26 @@ _PARTIES: Final[Mapping[str, Role]] = {
     "actors": Role.ACTOR,
     "subject": Role.SUBJECT,
 }
-_KEYS: Final = ("name", "domain", "description", "parties", "owner")
+_KEYS: Final = ("name", "domain", "description", "parties", "owner", "rows")
+_ROWS_KEYS: Final = ("url_env", "table", "channel")
+# SECURITY: whoever writes a bundle may not name any other variable of the server's environment.
+_URL_VARIABLE = re.compile(r"POLICY_ROWS_[A-Z0-9_]{1,64}")
+_SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")  # PostgreSQL cuts names at 63 bytes
+_TABLE = re.compile(rf"(?:{_SQL_NAME.pattern}\.)?{_SQL_NAME.pattern}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSource:
+    """Where the rows of a bundle are if not in files: a table in Casbin's `casbin_rule` layout.
+
+    `url_env` names the environment variable that holds the database's URL; `channel` is what
+    PostgreSQL notifies of changes (LISTEN).
+    """
+
+    url_env: str
+    table: str = "casbin_rule"
+    channel: str = "casbin_rule"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +49,7 @@ class Manifest:
     description: str = ""
     owner: str = ""
     parties: frozenset[Role] = frozenset({Role.CALLER})
+    rows: RowSource | None = None
 
 
 def load_manifest(
@@ -74,6 +93,7 @@ class _Reader:
             description=self._text("description"),
             owner=self._text("owner"),
             parties=self._parties(),
+            rows=self._rows(),
         )
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
@@ -112,3 +132,34 @@ class _Reader:
         if "caller" not in names:
             self._fault(("parties",), "the caller is always judged: add `caller` to `parties`")
         return frozenset(_PARTIES[name] for name in names if name in _PARTIES)  # type: ignore[index]
+
+    def _rows(self) -> RowSource | None:
+        if "rows" not in self._values:
+            return None
+        given = self._values["rows"]
+        if not isinstance(given, dict):
+            self._fault(("rows",), f"`rows` is a mapping of {', '.join(_ROWS_KEYS)}")
+            return None
+        for key in given:
+            if key not in _ROWS_KEYS:
+                message = f"unknown key `{key}`{did_you_mean(key, _ROWS_KEYS)}"
+                self._log.add(self._document.key_fault(("rows", key), message))
+        variable = self._matching(given, "url_env", _URL_VARIABLE, "a name like POLICY_ROWS_URL")
+        table = self._matching(given, "table", _TABLE, "the name of a table", "casbin_rule")
+        own = table.rpartition(".")[2]
+        channel = self._matching(given, "channel", _SQL_NAME, "the name of a channel", own)
+        return RowSource(url_env=variable, table=table, channel=channel)
+
+    def _matching(
+        self,
+        given: Mapping[str, YamlValue],
+        key: str,
+        pattern: re.Pattern[str],
+        kind: str,
+        default: str = "",
+    ) -> str:
+        value = given.get(key, default)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            self._fault(("rows", key), f"`rows.{key}` is {kind}")
+            return default
+        return value

@@ -8,7 +8,7 @@ never closed.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from authz_server.policy.source import FaultFound, FaultLog, Fragment, SourceFile
@@ -21,7 +21,10 @@ _PLAIN_LINE = re.compile(r'[^"()\[\]{}]*')
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its type (`p`, `g`, ...), its fields, and where it and each field begin."""
+    """One row: its type (`p`, `g`, ...), its fields, and where it and each field begin.
+
+    `line` is the id of a row of a table.
+    """
 
     file: SourceFile
     kind: str
@@ -29,6 +32,16 @@ class Row:
     line: int
     values: tuple[str, ...]
     offsets: tuple[int, ...]
+
+    def without_surplus(self, count: int) -> "Row":
+        """Return the first `count` fields of a row of a table whose others are empty.
+
+        A table has columns for the longest kind of row; some Casbin adapters leave those that a
+        row does not use empty instead of NULL.
+        """
+        if not self.file.row_id or any(self.values[count:]):
+            return self
+        return replace(self, values=self.values[:count], offsets=self.offsets[:count])
 
     def fragment(self, column: int) -> Fragment:
         """Return one field as a fragment, its doubled quotes mapped to their places."""
@@ -55,9 +68,7 @@ class Row:
 
 def read_rows(file: SourceFile, log: FaultLog) -> Iterator[Row]:
     """Yield the rows of `file`; a damaged one goes to `log` and the next is read."""
-    for control in _CONTROL.finditer(file.text):
-        message = f"control character {control[0]!a}"
-        log.add(file.fault(control.start(), message))
+    control_characters(file, log)
     at, line = 0, 1
     while at < len(file.text):
         end = _line_end(file.text, at)
@@ -73,6 +84,13 @@ def read_rows(file: SourceFile, log: FaultLog) -> Iterator[Row]:
         following = reader.end if reader.complete else end + 1
         line += file.text.count("\n", at, following)
         at = following
+
+
+def control_characters(file: SourceFile, log: FaultLog) -> None:
+    """Log every control character that no policy needs and no reader of it sees."""
+    for control in _CONTROL.finditer(file.text):
+        message = f"control character {control[0]!a}"
+        log.add(file.fault(control.start(), message))
 
 
 def _line_end(text: str, at: int) -> int:

@@ -16,6 +16,7 @@ from authz_server.policy.model import Effect, Model
 from authz_server.policy.roles import RoleGraph
 from authz_server.policy.rows import Row, read_rows
 from authz_server.policy.source import FaultLog, SourceFile
+from authz_server.policy.table import PolicyTable, read_table
 from authz_server.policy.terms import Every, Term
 
 
@@ -53,7 +54,7 @@ _ID = re.compile(r"[!-~]+")
 
 
 def load_rules(
-    files: Sequence[SourceFile],
+    files: Sequence[SourceFile | PolicyTable],
     role_files: Sequence[SourceFile],
     model: Model,
     log: FaultLog,
@@ -78,19 +79,23 @@ def _matcher_is_broken(model: Model, log: FaultLog) -> bool:
 
 
 def _sorted_rows(
-    files: Sequence[SourceFile], role_files: Sequence[SourceFile], model: Model, log: FaultLog
+    files: Sequence[SourceFile | PolicyTable],
+    role_files: Sequence[SourceFile],
+    model: Model,
+    log: FaultLog,
 ) -> tuple[list[Row], dict[str, list[Row]]]:
     rules: list[Row] = []
     links: dict[str, list[Row]] = {name: [] for name in model.roles}
     for file in (*files, *role_files):
         count = 0
-        for row in read_rows(file, log):
+        read = read_table(file, log) if isinstance(file, PolicyTable) else read_rows(file, log)
+        for found in read:
             count += 1
             with log.collecting():
-                _check_kind(row, model, roles_only=file in role_files)
+                row = _check_kind(found, model, roles_only=file in role_files)
                 (rules if row.kind == "p" else links[row.kind]).append(row)
         if not count and not any(fault.file == file.name for fault in log.faults):
-            log.add(file.fault(0, "the file holds no rule; remove it if that is meant"))
+            log.add(file.fault(0, file.empty))
     if not rules and not log.faults:
         log.add(files[0].fault(0, "the policy holds no rule"))
     if len(rules) + sum(map(len, links.values())) > ROWS_MAX:
@@ -98,14 +103,15 @@ def _sorted_rows(
     return rules, links
 
 
-def _check_kind(row: Row, model: Model, *, roles_only: bool) -> None:
-    """Refuse a row of unknown type or wrong length."""
+def _check_kind(row: Row, model: Model, *, roles_only: bool) -> Row:
+    """Return the row without surplus columns; refuse one of unknown type or wrong length."""
     known = list(model.roles) if roles_only else ["p", *model.roles]
     if row.kind not in known:
         hint = "" if model.roles else "; the model defines no roles"
         expected = " or ".join(f"`{kind}`" for kind in known) or "none"
         raise row.line_fault(f"unknown row type `{row.kind}`, expected {expected}{hint}")
     count = len(model.columns) if row.kind == "p" else model.roles[row.kind].arity
+    row = row.without_surplus(count)
     if len(row.values) != count:
         names = f" ({', '.join(model.columns)})" if row.kind == "p" else ""
         raise row.line_fault(
@@ -113,12 +119,13 @@ def _check_kind(row: Row, model: Model, *, roles_only: bool) -> None:
         )
     if row.kind != "p" and not all(row.values):
         raise row.line_fault("an empty name in a role row")
+    return row
 
 
 def _role_graphs(
     model: Model,
     links: Mapping[str, Sequence[Row]],
-    files: Sequence[SourceFile],
+    files: Sequence[SourceFile | PolicyTable],
     log: FaultLog,
 ) -> dict[str, RoleGraph]:
     graphs: dict[str, RoleGraph] = {}

@@ -18,13 +18,21 @@ FAULTS_MAX: Final = 500  # per bundle; beyond it one more line says that there a
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file's name and decoded text."""
+    """One file's name and decoded text, or a table's name and one of its rows written as CSV."""
 
     name: str
     text: str
+    row_id: int = 0  # of a row of a table: it stands where a file has its line
+
+    @property
+    def empty(self) -> str:
+        """What is wrong with a file of rows that has none."""
+        return "the file holds no rule; remove it if that is meant"
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return line and column of `offset`, both from 1."""
+        if self.row_id:
+            return self.row_id, offset + 1
         start = self.text.rfind("\n", 0, offset) + 1
         return self.text.count("\n", 0, offset) + 1, offset - start + 1
 
@@ -32,8 +40,10 @@ class SourceFile:
         """Return a fault whose caret stands under `offset`."""
         line, column = self.position(offset)
         start = offset - column + 1
-        end = self.text.find("\n", start)
+        end = -1 if self.row_id else self.text.find("\n", start)
         source = self.text[start : len(self.text) if end < 0 else end].rstrip("\r")
+        if "\n" in source:  # a row with a line break in a field: no caret can stand under it
+            source = ""
         return Fault(
             file=self.name,
             line=line,
