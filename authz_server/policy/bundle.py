@@ -6,7 +6,7 @@ that read files.
 
 import fnmatch
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -181,18 +181,21 @@ def load_bundle(directory: Path, *, observe: RuleObserver = unobserved) -> Polic
     )
 
 
-def load_bundles(directory: Path) -> Mapping[str, PolicyBundle]:
+def load_bundles(
+    directory: Path, *, observers: Callable[[Path], RuleObserver] = lambda _: unobserved
+) -> Mapping[str, PolicyBundle]:
     """Return every bundle under `directory` by name: each direct sub-directory is one.
 
     All or nothing: raises `ConfigurationError` with the faults of all of them. Names that begin
-    with a dot are Kubernetes' or an editor's own and are ignored.
+    with a dot are Kubernetes' or an editor's own and are ignored. `observers` gives whoever is told
+    of the rules in one sub-directory.
     """
     bundles: dict[str, PolicyBundle] = {}
     faults: list[Fault] = []
     warnings: list[Fault] = []
     for part in bundle_directories(directory):
         try:
-            bundle = load_bundle(part)
+            bundle = load_bundle(part, observe=observers(part))
         except ConfigurationError as error:
             faults += error.faults
             warnings += error.warnings
