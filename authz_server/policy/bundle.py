@@ -6,7 +6,7 @@ that read files.
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -99,12 +99,20 @@ class PolicyBundle:
         records = (party, attributes.chain, attributes.act, attributes.obj, attributes.env)
         matched: list[Rule] = []
         failed: list[Rule] = []
-        for rule in self.index.find(records):
+        for rule in self.candidates(records):
             try:
                 if rule.matches(*records):
                     matched.append(rule)
             except Exception:  # noqa: BLE001 -- SECURITY: whatever a matcher raises, it denies
                 failed.append(rule)
+        return self.judge_rules(matched, failed)
+
+    def candidates(self, records: tuple[object, ...]) -> Sequence[Rule]:
+        """Return the rules that can match the five records (`compile.RECORDS`), in any order."""
+        return self.index.find(records)
+
+    def judge_rules(self, matched: Sequence[Rule], failed: Sequence[Rule]) -> Evaluation:
+        """Return the verdict where `matched` are all that match and `failed` raise an error."""
         return policy_error(failed) if failed else judge(self.effect, matched)
 
 

@@ -144,7 +144,7 @@ def _explain_party(
 ) -> PartyExplanation:
     records = (party, attributes.chain, attributes.act, attributes.obj, attributes.env)
     evaluation = bundle.judge_party(party, attributes)
-    candidates = {rule.id for rule in bundle.index.find(records)}
+    candidates = {rule.id for rule in bundle.candidates(records)}
     decided = frozenset(evaluation.rules)
     explained = [_explain_rule(note, records, candidates, decided) for note in notes]
     telling = [one for one in explained if one.outcome is not Outcome.FALSE]
