@@ -30,6 +30,7 @@ from authz_server.servers.event_log import EventLog
 from authz_server.servers.group_commit import GroupCommit, Recorder, Unrecorded
 from authz_server.servers.grpc_server import GrpcServer
 from authz_server.servers.ledger_watch import LedgerWatch
+from authz_server.servers.live_identity import LiveIdentity
 from authz_server.servers.readiness import Readiness
 from authz_server.settings import Settings
 
@@ -102,9 +103,16 @@ class PolicyServer:
         self._clock = clock
         self._metrics = metrics.Metrics()
         self._holder = SnapshotHolder()
-        self._readiness = Readiness(self._holder)
+        self._identity = LiveIdentity(
+            settings, clock=clock, changed=self._trust_changed, report=self._trust_report
+        )
+        self._readiness = Readiness(self._holder, trust_fault=self._identity.why_not)
         self._reloader = Reloader(
-            settings, chains=ChainCache(), holder=self._holder, on_reload=self._reloaded
+            settings,
+            chains=ChainCache(),
+            holder=self._holder,
+            on_reload=self._reloaded,
+            inputs=self._identity.inputs,
         )
         self._ledger_watch: LedgerWatch | None = None
         self._grpc: GrpcServer | None = None
@@ -149,10 +157,17 @@ class PolicyServer:
         )
         self._add_gauges(service)
         self._start_admin(parts)
+        await self._follow_identity(parts)
         await self._start_grpc(parts, service)
         watcher = Watcher(self._reloader)
         watcher.start()
         parts.callback(watcher.stop)
+
+    async def _follow_identity(self, parts: contextlib.AsyncExitStack) -> None:
+        """Follow the live sources, and wait until there is something to serve with."""
+        self._identity.start()
+        parts.callback(self._identity.stop)
+        await asyncio.get_running_loop().run_in_executor(None, self._identity.wait_for_first)
 
     def _open_ledger(self, parts: contextlib.AsyncExitStack) -> Recorder:
         ledger, approvals = self._settings.ledger, self._settings.approvals
@@ -187,7 +202,13 @@ class PolicyServer:
         self._log.info("listening", http=f"{address.host}:{admin.port}")
 
     async def _start_grpc(self, parts: contextlib.AsyncExitStack, service: CheckService) -> None:
-        grpc = self._grpc = GrpcServer(service.handle)
+        tls, admit = self._identity.listener_tls(self._holder) or (None, None)
+        grpc = self._grpc = GrpcServer(
+            service.handle,
+            max_connection_age_s=self._settings.tls.max_connection_age_s,
+            tls=tls,
+            admit=admit,
+        )
         parts.push_async_callback(grpc.stop, limits.DRAIN_TIMEOUT_S)
         self.grpc_addresses = tuple(
             grpc.listen(str(address)) for address in self._settings.listen.grpc
@@ -221,6 +242,18 @@ class PolicyServer:
     def _broke(self, fault: str) -> None:
         self._metrics.broke()
         self._log.once("internal_error", fault=fault)
+
+    def _trust_changed(self) -> None:
+        """Serve what a live source has to say. Called from its threads."""
+        before = self._readiness.revision
+        self._reloader.renew()
+        snapshot = self._holder.current
+        if snapshot is not None and snapshot.revision != before:
+            self._metrics.renewed(snapshot)
+            self._log.info("trust_changed", revision=snapshot.revision)
+
+    def _trust_report(self, what: str) -> None:
+        self._log.warning("trust", what=what)
 
     def _reloaded(self, outcome: ReloadOutcome) -> None:
         """Tell people what came of a load. Called from the watching thread."""

@@ -104,6 +104,11 @@ class SpiffeIdPattern:
         return self._regex.fullmatch(str(spiffe_id)) is not None
 
     @property
+    def trust_domain(self) -> TrustDomain:
+        """The one trust domain whose ids it can match."""
+        return TrustDomain(split_uri(self.text)[0])
+
+    @property
     def specificity(self) -> tuple[bool, int, int]:
         """Order by: exact before wildcard, then literal characters, then fewer wildcards."""
         stars = self.text.count("*")

@@ -1,4 +1,4 @@
-"""The gRPC transport: Check, health and reflection on loopback TCP and on Unix sockets.
+"""The gRPC transport: Check, health and reflection on TCP and on Unix sockets.
 
 Check is carried as bytes from socket to `CheckService.handle` and back; this module knows protobuf
 only for the two standard services beside it.
@@ -23,6 +23,8 @@ from authz_server.servers.addresses import (
     is_loopback,
     socket_file_mode,
 )
+from authz_server.servers.guarded_calls import Admit, GuardedCalls
+from authz_server.servers.listener_tls import ListenerTls
 
 # From the descriptor, which reflection serves; its import registers it.
 SERVICE: Final[str] = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
@@ -45,6 +47,9 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
+# Well below the hour that an SVID of SPIRE lives by default.
+MAX_CONNECTION_AGE_S: Final = 600.0
+
 # Time for the last health message to reach the watchers, whose streams never end by themselves.
 _WATCH_LINGER_S: Final = 0.05
 
@@ -57,9 +62,24 @@ class GrpcServer:
     Order of use: construct in a running loop, `listen`, `start`, `set_serving`, `stop`.
     """
 
-    def __init__(self, check: Check) -> None:
+    def __init__(
+        self,
+        check: Check,
+        *,
+        max_connection_age_s: float = MAX_CONNECTION_AGE_S,
+        tls: ListenerTls | None = None,
+        admit: Admit | None = None,
+    ) -> None:
+        """`tls` serves every address with mutual TLS; `admit` is asked before each call.
+
+        A connection older than `max_connection_age_s` is ended once its calls are answered, so that
+        Envoys spread over replicas that came later and prove themselves anew.
+        """
+        self._tls = tls
         self._server = grpc.aio.server(
-            options=_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_CHECKS_MAX
+            interceptors=() if admit is None else (GuardedCalls(admit),),
+            options=(*_OPTIONS, *_connection_age(max_connection_age_s)),
+            maximum_concurrent_rpcs=limits.CONCURRENT_CHECKS_MAX,
         )
         self._sockets: list[SocketFile] = []
         self._server.add_generic_rpc_handlers((_check_handler(check),))
@@ -70,10 +90,10 @@ class GrpcServer:
         )
 
     def listen(self, address: str) -> str:
-        """Bind `address`, which is `host:port` on loopback or `unix:///path`; return what is bound.
+        """Bind `address`, which is `host:port` or `unix:///path`; return what is bound.
 
         Port 0 picks a free one. Raises `ListenError`.
-        SECURITY: plaintext, so nothing that another host can reach is accepted.
+        SECURITY: without TLS nothing that another host can reach is accepted.
         """
         try:
             if address.startswith("unix:"):
@@ -112,17 +132,22 @@ class GrpcServer:
 
     def _listen_tcp(self, address: str) -> str:
         host, _, port = address.rpartition(":")
-        if not is_loopback(host):
+        if self._tls is None and not is_loopback(host):
             raise ValueError("plaintext is for loopback addresses and Unix sockets only")
         claim_tcp(host.strip("[]"), int(port))
-        return f"{host}:{self._server.add_insecure_port(address)}"
+        return f"{host}:{self._add_port(address)}"
 
     def _listen_unix(self, path: Path) -> str:
         claim_unix(path)
         with socket_file_mode():
-            self._server.add_insecure_port(f"unix:{path}")
+            self._add_port(f"unix:{path}")
         self._sockets.append(SocketFile(path))
         return f"unix://{path.absolute()}"
+
+    def _add_port(self, address: str) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self._tls.credentials())
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
@@ -155,6 +180,13 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._ended = True
         for watch in self._watches:
             watch.cancel()
+
+
+def _connection_age(age_s: float) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_connection_age_ms", int(age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(limits.DRAIN_TIMEOUT_S * 1000)),
+    )
 
 
 def _check_handler(check: Check) -> grpc.GenericRpcHandler:

@@ -112,6 +112,10 @@ class Metrics:
         self._children.clear()
         self._reload.serving(snapshot, at)
 
+    def renewed(self, snapshot: Snapshot) -> None:
+        """Take note of a snapshot in which a live input changed."""
+        self._reload.renewed(snapshot)
+
     def reload_failed(self) -> None:
         """Take note of a reload that was refused; the last good snapshot serves on."""
         self._reload.refused()
@@ -203,12 +207,15 @@ class _ReloadMetrics:
         self._failed.set(0)
         self._reloads.labels("loaded").inc()
         self._loaded_at.set(at.timestamp())
-        self._snapshot.clear()
-        self._snapshot.labels(snapshot.revision).set(1)
+        self.renewed(snapshot)
         self._bundle.clear()
         for name, policy in snapshot.policies.items():
             mode = snapshot.modes.get(name, "enforce")
             self._bundle.labels(name, policy.domain, policy.revision, mode).set(1)
+
+    def renewed(self, snapshot: Snapshot) -> None:
+        self._snapshot.clear()
+        self._snapshot.labels(snapshot.revision).set(1)
 
     def refused(self) -> None:
         self._failed.set(1)

@@ -3,6 +3,7 @@
 A server that is not ready still answers every call, with denials.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Protocol
@@ -31,8 +32,15 @@ class Readiness:
     replaced as a whole.
     """
 
-    def __init__(self, policy: PolicyState) -> None:
+    def __init__(
+        self,
+        policy: PolicyState,
+        *,
+        trust_fault: Callable[[Snapshot | None], str | None] = lambda _snapshot: None,
+    ) -> None:
+        """`trust_fault` says why the trust material of a snapshot cannot be decided by."""
         self._policy = policy
+        self._trust_fault = trust_fault
         self._ledger_fault: str | None = None
         self._draining = False
 
@@ -52,6 +60,8 @@ class Readiness:
             reasons.append("draining")
         if self._policy.current is None:
             reasons.append("no valid policy is loaded")
+        if (fault := self._trust_fault(self._policy.current)) is not None:
+            reasons.append(fault)
         if self._ledger_fault is not None:
             reasons.append(f"ledger unavailable: {self._ledger_fault}")
         return tuple(reasons)

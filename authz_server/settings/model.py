@@ -29,8 +29,10 @@ from authz_server.settings.values import (
     FilePath,
     GrpcListen,
     HttpListen,
+    HttpsUrl,
     Text,
     WholeNumber,
+    WorkloadApiSocket,
     WorkloadId,
     WorkloadPattern,
     only,
@@ -41,6 +43,8 @@ from authz_server.settings.values import (
 # A root grant lives minutes (draft-ietf-oauth-transaction-tokens); an hour is the most that an
 # operator may call minutes.
 ROOT_LIFETIME_S_MAX: Final = 3600
+CONNECTION_AGE_S_MAX: Final = 24 * 3600  # a day: beyond the life of any SVID in use
+BUNDLE_AGE_S_MAX: Final = 7 * 24 * 3600  # a week without word is no longer an outage
 APPROVAL_TTL_S_MAX: Final = 7 * 24 * 3600  # beyond a week nobody remembers what was approved
 
 Algorithm = Literal["ES256", "ES384", "PS256", "RS256", "EdDSA"]
@@ -66,27 +70,125 @@ class Listen(_Section):
 class Tls(_Section):
     """How the gRPC listener proves itself and whom it admits."""
 
-    mode: Annotated[Literal["plaintext", "files", "workload_api"], only("plaintext")] = Field(
+    mode: Literal["plaintext", "files", "workload_api"] = Field(
         default="plaintext",
-        description="`plaintext` (loopback, Unix sockets); not yet: `files`, `workload_api`",
+        description="`plaintext` (loopback, Unix sockets), or mutual TLS with an X509-SVID from "
+        "`files` or from the `workload_api` at `identity.trust_bundles.socket`",
     )
-    allowed_clients: Annotated[tuple[WorkloadPattern, ...], NOT_YET] = Field(
-        default=(), description="not yet: SPIFFE IDs of the Envoys that may call"
+    allowed_clients: tuple[WorkloadPattern, ...] = Field(
+        default=(),
+        description="SPIFFE IDs of the Envoys that may call, `*` within one path segment; "
+        "required unless `tls.mode` is `plaintext`",
     )
+    certificate: FilePath | None = Field(
+        default=None,
+        description="PEM file of the X509-SVID, leaf first; required for `files`, re-read",
+    )
+    private_key: FilePath | None = Field(
+        default=None, description="PEM file of its key; required for `files`, re-read"
+    )
+    max_connection_age_s: Annotated[WholeNumber, Field(ge=1, le=CONNECTION_AGE_S_MAX)] = Field(
+        default=600,
+        description="age at which a connection is ended, its calls answered; in seconds",
+    )
+
+    @model_validator(mode="after")
+    def _mutual_or_none(self) -> "Tls":
+        found: list[Contradiction] = []
+        if self.mode == "plaintext" and self.allowed_clients:
+            found.append((("allowed_clients",), "needs `tls.mode` `files` or `workload_api`"))
+        if self.mode != "plaintext" and not self.allowed_clients:
+            found.append((("allowed_clients",), "must name the Envoys that may call"))
+        for key, value in (("certificate", self.certificate), ("private_key", self.private_key)):
+            if self.mode == "files" and value is None:
+                found.append(((key,), "is required while `tls.mode` is `files`"))
+            if self.mode != "files" and value is not None:
+                found.append(((key,), "is for `tls.mode` `files` alone"))
+        refuse_all(found)
+        return self
+
+
+class BundleEndpoint(_Section):
+    """Where one other trust domain publishes its bundle (SPIFFE Federation §5)."""
+
+    trust_domain: Domain = Field(description="trust domain whose bundle this is")
+    url: HttpsUrl = Field(description="address of the bundle endpoint, `https://…`")
+    profile: Literal["https_web", "https_spiffe"] = Field(
+        description="how the endpoint proves itself: web PKI, or an X509-SVID"
+    )
+    endpoint_spiffe_id: WorkloadId | None = Field(
+        default=None, description="its SPIFFE ID; required for `https_spiffe`"
+    )
+    bundle: FilePath | None = Field(
+        default=None,
+        description="PEM or SPIFFE bundle file of the endpoint's trust domain, to begin with; "
+        "required for `https_spiffe`",
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="PEM file of the authorities for `https_web`; default: system's"
+    )
+
+    @model_validator(mode="after")
+    def _profile_is_complete(self) -> "BundleEndpoint":
+        found: list[Contradiction] = []
+        spiffe = self.profile == "https_spiffe"
+        for key, value in (
+            ("endpoint_spiffe_id", self.endpoint_spiffe_id),
+            ("bundle", self.bundle),
+        ):
+            if spiffe and value is None:
+                found.append(((key,), "is required while `profile` is `https_spiffe`"))
+            if not spiffe and value is not None:
+                found.append(((key,), "is for the profile `https_spiffe` alone"))
+        if spiffe and self.ca_file is not None:
+            found.append((("ca_file",), "is for the profile `https_web` alone"))
+        refuse_all(found)
+        return self
 
 
 class TrustBundles(_Section):
     """Whose X509-SVIDs are believed."""
 
-    source: Annotated[Literal["files", "workload_api"], only("files")] = Field(
-        default="files", description="where the bundles come from: `files`; not yet: `workload_api`"
+    source: Literal["files", "workload_api"] = Field(
+        default="files",
+        description="where the bundle of this server's own trust domain comes from; "
+        "`workload_api` brings those that it federates with too",
     )
     files: Mapping[Domain, Annotated[tuple[FilePath, ...], ONE_OR_MORE, Field(min_length=1)]] = (
-        Field(default={}, description="PEM file, or a list of them, for each trust domain")
+        Field(
+            default={},
+            description="PEM or SPIFFE bundle file, or a list of them, for each trust domain",
+        )
     )
-    socket: Annotated[Text | None, NOT_YET] = Field(
-        default=None, description="not yet: Unix socket of the SPIFFE Workload API"
+    socket: WorkloadApiSocket | None = Field(
+        default=None, description="Unix socket of the SPIFFE Workload API, `unix:///path`"
     )
+    endpoints: tuple[BundleEndpoint, ...] = Field(
+        default=(), description="bundle endpoints of other trust domains"
+    )
+    max_age_s: Annotated[WholeNumber, Field(ge=1, le=BUNDLE_AGE_S_MAX)] = Field(
+        default=3600,
+        description="how long live bundles serve on when their source is silent; in seconds",
+    )
+
+    @model_validator(mode="after")
+    def _one_source_for_each(self) -> "TrustBundles":
+        found: list[Contradiction] = []
+        if self.source == "workload_api" and self.socket is None:
+            found.append((("socket",), "is required while `source` is `workload_api`"))
+        seen = set(self.files)
+        for index, endpoint in enumerate(self.endpoints):
+            if endpoint.trust_domain in seen:
+                wrong = "has a bundle from somewhere else already"
+                found.append((("endpoints", index, "trust_domain"), wrong))
+            seen.add(endpoint.trust_domain)
+        refuse_all(found)
+        return self
+
+    def may_know(self, domain: TrustDomain) -> bool:
+        """Tell whether a bundle of `domain` is configured or can come from the Workload API."""
+        named = domain in self.files or any(e.trust_domain == domain for e in self.endpoints)
+        return named or self.source == "workload_api"
 
 
 class IdentitySettings(_Section):
@@ -225,8 +327,11 @@ class Settings(_Section):
     ) -> IdentitySettings:
         found: list[Contradiction] = []
         own = info.data.get("trust_domain")
-        if isinstance(own, TrustDomain) and own not in identity.trust_bundles.files:
+        if isinstance(own, TrustDomain) and not identity.trust_bundles.may_know(own):
             found.append((("trust_bundles", "files"), f"must name a bundle for `{own}`"))
+        tls = info.data.get("tls")
+        if isinstance(tls, Tls):
+            found.extend(_listener_contradictions(tls, identity.trust_bundles))
         if identity.inventory is None and identity.unregistered == "deny":
             found.append((("inventory",), "is required while `identity.unregistered` is `deny`"))
         refuse_all(found)
@@ -247,8 +352,22 @@ class Settings(_Section):
         identity = info.data.get("identity")
         if isinstance(identity, IdentitySettings):
             for index, domain in enumerate(delegation.delegator_trust_domains or ()):
-                if domain not in identity.trust_bundles.files:
-                    wrong = "has no bundle in `identity.trust_bundles.files`"
+                if not identity.trust_bundles.may_know(domain):
+                    wrong = "has no bundle in `identity.trust_bundles`"
                     found.append((("delegator_trust_domains", index), wrong))
         refuse_all(found)
         return delegation
+
+
+def _listener_contradictions(tls: Tls, bundles: TrustBundles) -> list[Contradiction]:
+    found: list[Contradiction] = []
+    if tls.mode == "workload_api" and bundles.socket is None:
+        wrong = "is required while `tls.mode` is `workload_api`"
+        found.append((("trust_bundles", "socket"), wrong))
+    for pattern in tls.allowed_clients:
+        if not bundles.may_know(pattern.trust_domain):
+            wrong = (
+                f"must name a bundle for `{pattern.trust_domain}`, as `tls.allowed_clients` does"
+            )
+            found.append((("trust_bundles", "files"), wrong))
+    return found

@@ -7,6 +7,7 @@ A validator raises a *phrase*: the rest of a sentence that begins with the name 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -110,6 +111,18 @@ def _ledger_url(value: object, info: ValidationInfo) -> str:
     return f"{scheme}:///{path}"
 
 
+def _https_url(value: object) -> str:
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        sound = parts.hostname is not None and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or parts.scheme != "https" or parts.username is not None or parts.fragment:
+        raise phrase("must be an address `https://host[:port]/path` without credentials")
+    return text
+
+
 def _checkpoint_sink(value: object, info: ValidationInfo) -> str | Path:
     if isinstance(value, Path):
         return _path(value, info)
@@ -135,4 +148,6 @@ Domain = Annotated[TrustDomain, _parsed(TrustDomain.parse, TrustDomain)]
 WorkloadId = Annotated[SpiffeId, _parsed(SpiffeId.parse, SpiffeId)]
 WorkloadPattern = Annotated[SpiffeIdPattern, _parsed(SpiffeIdPattern.parse, SpiffeIdPattern)]
 GrpcListen = Annotated[GrpcAddress, _parsed(parse_grpc_address, TcpAddress, UnixAddress)]
+HttpsUrl = Annotated[str, PlainValidator(_https_url)]
+WorkloadApiSocket = Annotated[UnixAddress, _parsed(UnixAddress.parse, UnixAddress)]
 HttpListen = Annotated[TcpAddress, _parsed(TcpAddress.parse, TcpAddress)]

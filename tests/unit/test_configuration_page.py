@@ -13,7 +13,7 @@ from authz_server.core.yaml_document import Path as KeyPath
 from authz_server.settings import Settings, load_settings
 from authz_server.settings.environment import variable_name
 from authz_server.settings.faults import dotted, leaves
-from authz_server.settings.model import IssuerSettings
+from authz_server.settings.model import BundleEndpoint, IssuerSettings
 
 _PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -52,6 +52,9 @@ def _rows() -> Iterator[str]:
         yield f"| `{dotted(path)}` | {_default(field)} | `{variable}` | {_meaning(field)} |"
     for path in leaves(IssuerSettings):
         field = _field(IssuerSettings, path)
+        yield f"| `{dotted(path)}` | {_default(field)} | {_meaning(field)} |"
+    for path in leaves(BundleEndpoint):
+        field = _field(BundleEndpoint, path)
         yield f"| `{dotted(path)}` | {_default(field)} | {_meaning(field)} |"
 
 

@@ -128,9 +128,6 @@ _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
     ("line", "column", "message"),
     [
         # Features of later versions: refused by name.
-        ("tls: {mode: files}", 13, f"`tls.mode` is `files`, which {_NOT_YET}"),
-        ("tls: {mode: workload_api}", 13, f"`tls.mode` is `workload_api`, which {_NOT_YET}"),
-        ('tls: {allowed_clients: ["spiffe://a/*"]}', 7, f"`tls.allowed_clients` {_NOT_YET}"),
         ("ledger: {retention_days: 0}", 26, "`ledger.retention_days` must be at least 1"),
         (
             'ledger: {url: "mysql://db/authz"}',
@@ -150,6 +147,27 @@ _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
         ("bundles: {mode: {t: shadow}}", 21, f"`bundles.mode.t` is `shadow`, which {_NOT_YET}"),
         ("retention_days: 1", 1, "`retention_days` is not a known key"),
         # Values.
+        (
+            'tls: {allowed_clients: ["spiffe://a/*"]}',
+            7,
+            "`tls.allowed_clients` needs `tls.mode` `files` or `workload_api`",
+        ),
+        (
+            'tls: {mode: files, certificate: a, private_key: b, allowed_clients: ["spiffe://a"]}',
+            70,
+            "`tls.allowed_clients[0]` is not valid: pattern names a trust domain, not a workload",
+        ),
+        (
+            'tls: {mode: files, certificate: a, allowed_clients: ["spiffe://prod.example.org/e"]}',
+            1,
+            "`tls.private_key` is required while `tls.mode` is `files`",
+        ),
+        ("tls: {certificate: a}", 20, "`tls.certificate` is for `tls.mode` `files` alone"),
+        (
+            "tls: {max_connection_age_s: 0}",
+            29,
+            "`tls.max_connection_age_s` must be at least 1",
+        ),
         ("tls: {mode: mtls}", 13, "`tls.mode` must be `plaintext`, `files` or `workload_api`"),
         ("ledger: {mode: on}", 16, "`ledger.mode` must be `durable`, `async` or `off`"),
         ("ledger: {mode: true}", 16, "`ledger.mode` must be `durable`, `async` or `off`"),
@@ -224,12 +242,56 @@ def test_a_faulty_line(load: Load, line: str, column: int, message: str) -> None
     ("identity", "faults"),
     [
         (
-            "{trust_bundles: {source: workload_api}}",
-            [(2, 36, f"`identity.trust_bundles.source` is `workload_api`, which {_NOT_YET}")],
+            "{trust_bundles: {source: workload_api}, inventory: i}",
+            [
+                (
+                    2,
+                    12,
+                    "`identity.trust_bundles.socket` is required while `source` is `workload_api`",
+                )
+            ],
         ),
         (
-            "{trust_bundles: {files: {p.org: b}, socket: 'unix:///s'}, inventory: i}",
-            [(2, 55, f"`identity.trust_bundles.socket` {_NOT_YET}")],
+            "{trust_bundles: {files: {p.org: b}, socket: '/s'}, inventory: i}",
+            [
+                (
+                    2,
+                    55,
+                    "`identity.trust_bundles.socket` is not valid: "
+                    "expected `unix:///path` with an absolute path",
+                )
+            ],
+        ),
+        (
+            "{trust_bundles: {files: {p.org: b}, endpoints: [{trust_domain: p.org, "
+            "url: 'http://e', profile: https_spiffe}, {trust_domain: o.org, url: 'https://e/', "
+            "profile: https_web, bundle: x}]}, inventory: i}",
+            [
+                (
+                    2,
+                    86,
+                    "`identity.trust_bundles.endpoints[0].url` must be an address "
+                    "`https://host[:port]/path` without credentials",
+                ),
+                (
+                    2,
+                    191,
+                    "`identity.trust_bundles.endpoints[1].bundle` is for the profile "
+                    "`https_spiffe` alone",
+                ),
+            ],
+        ),
+        (
+            "{trust_bundles: {files: {p.org: b}, endpoints: [{trust_domain: p.org, "
+            "url: 'https://e', profile: https_web}]}, inventory: i}",
+            [
+                (
+                    2,
+                    74,
+                    "`identity.trust_bundles.endpoints[0].trust_domain` has a bundle from "
+                    "somewhere else already",
+                )
+            ],
         ),
         (
             "{trust_bundles: {files: {p.org: b}}, inventory: i, trusted_proxies: ['spiffe://p.org/x']}",
@@ -316,7 +378,7 @@ def test_a_faulty_identity(load: Load, identity: str, faults: list[Any]) -> None
                     2,
                     63,
                     "`delegation.delegator_trust_domains[1]` has no bundle in "
-                    "`identity.trust_bundles.files`",
+                    "`identity.trust_bundles`",
                 )
             ],
         ),

@@ -107,7 +107,6 @@ def test_a_faulty_variable_is_named(path: Path, monkeypatch: pytest.MonkeyPatch)
         "AUTHZ_APPROVALS__TTL_S: error: `approvals.ttl_s` must be a whole number",
         "AUTHZ_BUNDLES__DRI: error: `bundles.dri` is not a known key; did you mean `dir`?",
         "AUTHZ_LEDGER__MODE: error: `ledger.mode` must be `durable`, `async` or `off`",
-        "AUTHZ_TLS: error: `tls.mode` is `files`, which is not supported by this version",
         "AUTHZ_TLS: error: `tls.cert` is not a known key",
         "AUTHZ_TRUST_DOMAIN__NAME: error: `trust_domain` must be text",
     ]
