@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from authz_server.core.attributes import Attributes, PartyAttributes, Role
 from authz_server.core.decision import Evaluation
@@ -36,6 +36,16 @@ _POLICY_PARTS: Final = "policy-*.csv"
 # A file of these kinds that nothing reads is a misspelt one, and may hold the deny rules.
 _NO_STRANGERS: Final = (".conf", ".csv", ".yaml", ".yml")
 _REVISION_CHARS: Final = 16
+
+# (where the rows are, the bundle.yaml that says so): raises `ConfigurationError` naming that file.
+TableReader = Callable[[RowSource, str], PolicyTable]
+
+
+class DirectoryLoader(Protocol):
+    """Loads the bundle in one directory. `load_bundle` is the plain one."""
+
+    def __call__(self, directory: Path, *, observe: RuleObserver) -> PolicyBundle:
+        """Return the bundle. Raises `ConfigurationError` with every fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,31 +189,43 @@ def row_source(files: Mapping[str, bytes]) -> RowSource | None:
     return None if manifest is None else manifest.rows
 
 
-def load_bundle(directory: Path, *, observe: RuleObserver = unobserved) -> PolicyBundle:
-    """Return the bundle in `directory`. Raises `ConfigurationError` with every fault."""
+def load_bundle(
+    directory: Path,
+    *,
+    read_table: TableReader | None = None,
+    observe: RuleObserver = unobserved,
+) -> PolicyBundle:
+    """Return the bundle in `directory`. Raises `ConfigurationError` with every fault.
+
+    `read_table` is asked for the rows of a bundle that has them in a database.
+    """
+    files = read_bundle_files(directory)
+    source, table = row_source(files), None
+    if source is not None and read_table is not None:
+        table = read_table(source, str(directory / MANIFEST))
     return load_bundle_files(
-        read_bundle_files(directory),
-        name_hint=directory.name,
-        directory=str(directory),
-        observe=observe,
+        files, name_hint=directory.name, directory=str(directory), table=table, observe=observe
     )
 
 
 def load_bundles(
-    directory: Path, *, observers: Callable[[Path], RuleObserver] = lambda _: unobserved
+    directory: Path,
+    *,
+    load: DirectoryLoader = load_bundle,
+    observers: Callable[[Path], RuleObserver] = lambda _: unobserved,
 ) -> Mapping[str, PolicyBundle]:
     """Return every bundle under `directory` by name: each direct sub-directory is one.
 
     All or nothing: raises `ConfigurationError` with the faults of all of them. Names that begin
-    with a dot are Kubernetes' or an editor's own and are ignored. `observers` gives whoever is told
-    of the rules in one sub-directory.
+    with a dot are Kubernetes' or an editor's own and are ignored. `load` loads one sub-directory;
+    `observers` gives whoever is told of the rules in it.
     """
     bundles: dict[str, PolicyBundle] = {}
     faults: list[Fault] = []
     warnings: list[Fault] = []
     for part in bundle_directories(directory):
         try:
-            bundle = load_bundle(part, observe=observers(part))
+            bundle = load(part, observe=observers(part))
         except ConfigurationError as error:
             faults += error.faults
             warnings += error.warnings
