@@ -44,7 +44,7 @@ TableReader = Callable[[RowSource, str], PolicyTable]
 class DirectoryLoader(Protocol):
     """Loads the bundle in one directory. `load_bundle` is the plain one."""
 
-    def __call__(self, directory: Path, *, observe: RuleObserver) -> PolicyBundle:
+    def __call__(self, directory: Path, *, observe: RuleObserver) -> "PolicyBundle":
         """Return the bundle. Raises `ConfigurationError` with every fault."""
 
 
