@@ -40,6 +40,9 @@ LAZY: Final[Mapping[str, _Entry]] = MappingProxyType(
     {
         "serve": _Entry("authz_server.cli.serve:command", "Run the policy decision point."),
         "check": _Entry("authz_server.cli.check:command", "Decide one CheckRequest offline."),
+        "policy": _Entry(
+            "authz_server.cli.policy:group", "Check, test, explain and compare policy bundles."
+        ),
         "decisions": _Entry(
             "authz_server.cli.decisions:group", "List, show and explain recorded decisions."
         ),

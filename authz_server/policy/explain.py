@@ -159,9 +159,10 @@ def _explain_party(
     )
 
 
-def _distance(one: RuleExplanation) -> tuple[int, int, bool, int]:
-    """Rank rules that do not match: fewest false operands, most true ones, candidates, order."""
-    return (one.missed, one.missed - len(one.operands), not one.candidate, one.rule.order)
+def _distance(one: RuleExplanation) -> tuple[int, bool, int]:
+    """Rank rules that do not match: by operands that do not hold less those that do."""
+    held = len(one.operands) - one.missed
+    return (one.missed - held, not one.candidate, one.rule.order)
 
 
 def _explain_rule(
