@@ -287,7 +287,8 @@ class Ledger:
             writer.driver.executemany(self._statements.insert_decision, rows)
         except sqlite3.IntegrityError as error:
             raise RecordFault(f"a record of the batch cannot be stored: {error}") from error
-        writer.driver.executemany(self._statements.insert_term, terms)
+        if terms:
+            writer.driver.executemany(self._statements.insert_term, terms)
         writer.driver.execute(self._statements.move_end, link)
         return final, link
 
