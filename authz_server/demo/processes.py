@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -101,10 +101,12 @@ class ProcessGroup:
         self._log_directory = log_directory
         self._children: list[ChildProcess] = []
 
-    def start(self, name: str, argv: Sequence[str | Path]) -> ChildProcess:
+    def start(
+        self, name: str, argv: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+    ) -> ChildProcess:
         """Start `argv` as `name`, logging to `<log directory>/<name>.log`.
 
-        Raises `ProcessFailedError` when it cannot be started.
+        `environment` is laid over ours. Raises `ProcessFailedError` when it cannot be started.
         """
         log = self._log_directory / f"{name}.log"
         try:
@@ -114,7 +116,7 @@ class ProcessGroup:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=child_environment(),
+                    env=child_environment() | dict(environment or {}),
                     start_new_session=True,
                 )
         except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
-from authz_server.envoy_config import ext_authz
+from authz_server.envoy_config import ext_authz, tls
 from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint
 from authz_server.envoy_config.listener import listener_tree, upstream_cluster_name
 from authz_server.envoy_config.tree import Tree, address_tree, typed
@@ -51,7 +51,8 @@ def bootstrap_tree(
         tree["admin"] = {"address": address_tree(UnixAddress(admin_socket))}
     tree["static_resources"] = {
         "listeners": [listener_tree(point) for point in points],
-        "clusters": [cluster for point in points for cluster in _clusters(point)],
+        "clusters": [cluster for point in points for cluster in _clusters(point)]
+        + [_agent_cluster(agent) for agent in _agents(points)],
     }
     tree["overload_manager"] = _overload_manager()
     return tree
@@ -60,10 +61,24 @@ def bootstrap_tree(
 def _clusters(point: EnforcementPoint) -> list[Tree]:
     pdp = _cluster(ext_authz.pdp_cluster_name(point), point.pdp, connect_timeout="0.25s")
     pdp["typed_extension_protocol_options"] = _http2()
+    if point.pdp_tls is not None:
+        pdp["transport_socket"] = tls.pdp_socket(point.pdp_tls)
     upstream = _cluster(upstream_cluster_name(point), point.upstream, connect_timeout="1s")
     if point.protocol is Protocol.GRPC:
         upstream["typed_extension_protocol_options"] = _http2()
     return [pdp, upstream]
+
+
+def _agents(points: Sequence[EnforcementPoint]) -> frozenset[Path]:
+    agents = frozenset[Path]().union(*(point.agents for point in points))
+    if len(agents) > 1:
+        raise InvalidValueError("one Envoy takes its SVIDs from one agent")
+    return agents
+
+
+def _agent_cluster(agent: Path) -> Tree:
+    cluster = _cluster(tls.AGENT_CLUSTER, UnixAddress(agent), connect_timeout="1s")
+    return cluster | {"typed_extension_protocol_options": _http2()}
 
 
 def _cluster(name: str, address: Address, *, connect_timeout: str) -> Tree:

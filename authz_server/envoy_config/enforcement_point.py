@@ -36,6 +36,29 @@ class SvidFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SvidFromAgent:
+    """An X509-SVID, and the bundles of all trust domains, that Envoy takes from an agent by SDS.
+
+    `agent` is the SPIRE agent's socket; `spiffe_id` names the SVID, to which this Envoy must be
+    registered. Both rotate without a restart.
+    """
+
+    agent: Path
+    spiffe_id: SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PdpTls:
+    """Mutual TLS to the PDP: who it must be, and what Envoy proves itself with.
+
+    The PDP admits the ids in its `tls.allowed_clients` alone.
+    """
+
+    spiffe_id: SpiffeId
+    svid: SvidFiles | SvidFromAgent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcementPoint:
     """An Envoy listener that asks the PDP before anything reaches one workload.
 
@@ -43,6 +66,7 @@ class EnforcementPoint:
     `audience` what a delegation link must name to be used here. `domains` are the only `Host`
     values answered (HTTP protocols; at least one). `strip_delegation` lets the PDP take the
     delegation headers off before the workload sees them. `access_log` None means standard output.
+    `pdp_tls` None means plaintext to the PDP, which then has to be on this machine.
     """
 
     name: str
@@ -52,7 +76,8 @@ class EnforcementPoint:
     workload_id: SpiffeId
     bundle: str
     pdp: Address
-    svid: SvidFiles
+    svid: SvidFiles | SvidFromAgent
+    pdp_tls: PdpTls | None = None
     audience: str | None = None
     resource: str | None = None
     domains: tuple[str, ...] = ()
@@ -66,9 +91,13 @@ class EnforcementPoint:
         # INVARIANT: a point in hand renders to a configuration that is safe to run.
         if not _NAME.fullmatch(self.name):
             raise InvalidValueError(f"name `{self.name}` is not of the form `[a-z0-9][a-z0-9_-]*`")
-        if not self.pdp.is_local:
+        if self.pdp_tls is None and not self.pdp.is_local:
             # SECURITY: a verdict read over a plaintext network can be forged.
-            raise InvalidValueError(f"PDP address `{self.pdp}` is neither loopback nor a socket")
+            raise InvalidValueError(
+                f"PDP address `{self.pdp}` is neither loopback nor a socket, and there is no TLS"
+            )
+        if len(self.agents) > 1:
+            raise InvalidValueError(f"point `{self.name}` takes SVIDs from more than one agent")
         if not 0 < self.pdp_timeout_s <= 10:
             raise InvalidValueError("PDP timeout is not between 0 (exclusive) and 10 seconds")
         if self.protocol is Protocol.TCP:
@@ -87,6 +116,12 @@ class EnforcementPoint:
                 f"point `{self.name}` is TCP: the PDP is told no more than addresses and "
                 f"certificates, and judges by the bundle `{TCP_BUNDLE}`"
             )
+
+    @property
+    def agents(self) -> frozenset[Path]:
+        """The agents that this point takes SVIDs from; one at most."""
+        svids = [self.svid, *([self.pdp_tls.svid] if self.pdp_tls else [])]
+        return frozenset(svid.agent for svid in svids if isinstance(svid, SvidFromAgent))
 
     @property
     def context_extensions(self) -> dict[str, str]:

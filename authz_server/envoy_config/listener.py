@@ -1,7 +1,7 @@
 """The listener of an enforcement point: mutual TLS, then HTTP or TCP, then the question."""
 
 from authz_server.core.attributes import Protocol
-from authz_server.envoy_config import ext_authz
+from authz_server.envoy_config import ext_authz, tls
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.tree import Tree, address_tree, extension
 
@@ -37,46 +37,13 @@ def listener_tree(point: EnforcementPoint) -> Tree:
         "name": point.name,
         "address": address_tree(point.listen),
         "per_connection_buffer_limit_bytes": 1024 * 1024,
-        "filter_chains": [{"transport_socket": _mutual_tls(point), "filters": filters}],
+        "filter_chains": [{"transport_socket": tls.server_socket(point), "filters": filters}],
     }
 
 
 def upstream_cluster_name(point: EnforcementPoint) -> str:
     """Return the name of the cluster that leads to the protected workload."""
     return f"{point.name}_upstream"
-
-
-def _mutual_tls(point: EnforcementPoint) -> Tree:
-    """Return the TLS socket: 1.3, and a client certificate proved by its SPIFFE trust bundle."""
-    tls: Tree = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
-        "tls_certificates": [
-            {
-                "certificate_chain": {"filename": str(point.svid.certificate)},
-                "private_key": {"filename": str(point.svid.private_key)},
-            }
-        ],
-        "validation_context": {"custom_validator_config": _spiffe_validator(point)},
-    }
-    if point.protocol is not Protocol.TCP:
-        tls["alpn_protocols"] = ["h2", "http/1.1"]
-    return extension(
-        "envoy.transport_sockets.tls",
-        "transport_sockets.tls.v3.DownstreamTlsContext",
-        {"require_client_certificate": True, "common_tls_context": tls},
-    )
-
-
-def _spiffe_validator(point: EnforcementPoint) -> Tree:
-    trust_domain = {
-        "name": str(point.workload_id.trust_domain),
-        "trust_bundle": {"filename": str(point.svid.trust_bundle)},
-    }
-    return extension(
-        "envoy.tls.cert_validator.spiffe",
-        "transport_sockets.tls.v3.SPIFFECertValidatorConfig",
-        {"trust_domains": [trust_domain]},
-    )
 
 
 def _http_manager(point: EnforcementPoint) -> Tree:
