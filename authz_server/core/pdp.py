@@ -5,6 +5,7 @@ down what it established before the next one runs, so that a denial names who as
 as that was proved. `decide` is the one place where a `RequestFault` becomes a decision.
 """
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -108,6 +109,8 @@ class _Trace:
 def _judge(trace: _Trace) -> Decision:
     """Run every stage in order; a failing one raises `RequestFault`."""
     request, snapshot = trace.request, trace.snapshot
+    if request.fault is not None:
+        raise RequestFault(request.fault.reason, request.fault.detail)
     route = trace.route = RouteContext.parse(request.extensions)
     _check_trust_is_fresh(snapshot.trust, trace.now)
     caller = trace.caller = identify_caller(request, snapshot)
@@ -245,18 +248,25 @@ def _approval_key(
 
 
 def _note_attempt(trace: _Trace) -> None:
-    """Record what was attempted although an earlier stage already failed."""
+    """Record who attempted what, as far as it can be told, although a stage already failed."""
+    request = trace.request
+    if trace.caller is None:
+        with contextlib.suppress(RequestFault):
+            trace.caller = identify_caller(request, trace.snapshot)
     if trace.operation is not None:
         return
     try:
-        trace.route = trace.route or RouteContext.parse(trace.request.extensions)
-        _read_operation(trace, trace.route)
+        trace.route = trace.route or RouteContext.parse(request.extensions)
+        if request.fault is None:
+            _read_operation(trace, trace.route)
+            return
     except RequestFault:
-        trace.resource = attempted_resource(trace.request, trace.route)
+        pass
+    trace.resource = attempted_resource(request, trace.route)
 
 
 def _protocol(request: AccessRequest, route: RouteContext | None) -> Protocol:
-    if request.http is None:
+    if request.http is None and request.fault is None:
         return Protocol.TCP
     return route.protocol if route else Protocol.HTTP
 
@@ -267,7 +277,11 @@ def _action(
     if operation is not None:
         act = operation.act
         return ActionRecord(protocol=act.protocol, name=act.name, read_only=act.read_only)
-    name = "connect"
-    if request.http is not None:
+    protocol = _protocol(request, route)
+    if protocol is Protocol.TCP:
+        name = "connect"
+    elif request.http is None:
+        name = "unreadable"
+    else:
         name = request.http.method if request.http.method in http.METHODS else "unsupported"
-    return ActionRecord(protocol=_protocol(request, route), name=name, read_only=False)
+    return ActionRecord(protocol=protocol, name=name, read_only=False)

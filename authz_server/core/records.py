@@ -35,7 +35,12 @@ def attempted_resource(request: AccessRequest, route: RouteContext | None) -> Re
     """
     http = request.http
     if http is None:
-        return ResourceRecord(type="tcp", host=_cut(request.sni))
+        return ResourceRecord(
+            type="tcp" if request.fault is None else "http",
+            host=_cut(request.sni),
+            resource=route.resource if route else None,
+            audience=route.audience if route else None,
+        )
     return ResourceRecord(
         type="http",
         host=_cut(_printable(http.host)),

@@ -187,7 +187,8 @@ class AccessRequest:
 
     `peer_certificate` is the URL-encoded PEM of `source.certificate`, empty without client TLS.
     `peer_principal` is Envoy's own reading of it, used only to notice a disagreement. `http` is
-    None for a TCP connection.
+    None for a TCP connection, and where `fault` says what made the HTTP part unreadable: such a
+    request is denied, and its record still says who sent it.
     """
 
     peer_certificate: str
@@ -200,3 +201,4 @@ class AccessRequest:
     http: HttpRequest | None
     extensions: Mapping[str, str]  # raw; parsed by `RouteContext.parse` inside the decision
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: _NO_METADATA)
+    fault: RequestFault | None = None

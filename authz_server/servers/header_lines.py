@@ -11,6 +11,7 @@ What Envoy really sends was observed on Envoy 1.40:
 
 import re
 import string
+from collections.abc import Mapping
 from typing import Final
 
 from authz_server.core.errors import Reason, RequestFault
@@ -88,6 +89,8 @@ def _collect(lines: list[tuple[str, bytes]], singletons: frozenset[str]) -> Head
         fields = _repeated(lines)
     if "" in fields or rest != b":" * len(_PSEUDO_HEADERS & fields.keys()):
         raise RequestFault(Reason.MALFORMED_REQUEST, "header name is not a token")
+    if b"_" in names:
+        _refuse_imitations(fields)
     for name in _JUDGED_BY_COMMA & fields.keys():
         if b"," in fields[name][0]:
             _check_comma(name, fields[name][0], singletons)
@@ -101,6 +104,21 @@ def _repeated(lines: list[tuple[str, bytes]]) -> dict[str, tuple[bytes, ...]]:
             raise RequestFault(Reason.DUPLICATE_HEADER, f"header `{name}` was sent more than once")
         fields[name] = (*fields.get(name, ()), value)
     return fields
+
+
+def _refuse_imitations(fields: Mapping[str, tuple[bytes, ...]]) -> None:
+    """Refuse `txn_token` and its like.
+
+    SECURITY: CGI and WSGI turn both `-` and `_` into `_` (RFC 3875 §4.1.18), so behind us such a
+    line would become, or replace, the header that was judged.
+    """
+    for name in fields:
+        if "_" in name:
+            meant = name.replace("_", "-")
+            if meant in SECURITY_HEADERS or meant.startswith("x-authz-"):
+                raise RequestFault(
+                    Reason.MALFORMED_REQUEST, f"header imitates `{meant}` with an underscore"
+                )
 
 
 def _check_comma(name: str, value: bytes, singletons: frozenset[str]) -> None:

@@ -31,9 +31,12 @@ _CONTENT_LENGTH_DIGITS_MAX: Final = 18  # below 2**63, and a bound on what `int`
 def access_request(data: bytes) -> AccessRequest:
     """Return the request that the bytes of one `CheckRequest` describe.
 
-    Raises `RequestFault`: `OVERSIZE` over any bound of `core.limits`, `DUPLICATE_HEADER` for a
-    repeated security header, `MALFORMED_REQUEST` for anything else that is undecodable, ambiguous
-    or contradicts itself. Not checked here: what the values mean.
+    What is wrong with the HTTP part alone becomes the request's `fault`, so that its denial can say
+    who sent it: `OVERSIZE` over any bound of `core.limits`, `DUPLICATE_HEADER` for a repeated
+    security header, `MALFORMED_REQUEST` for anything else that is ambiguous or contradicts itself.
+    Not checked here: what the values mean.
+
+    Raises `RequestFault` (`OVERSIZE`, `MALFORMED_REQUEST`) when even the rest cannot be read.
     """
     if len(data) > limits.CHECK_REQUEST_BYTES_MAX:
         raise RequestFault(Reason.OVERSIZE, "check request is too large")
@@ -51,6 +54,12 @@ def access_request(data: bytes) -> AccessRequest:
     extensions = attributes.context_extensions
     if len(extensions) > limits.CONTEXT_EXTENSIONS_MAX:
         raise RequestFault(Reason.OVERSIZE, "route has too many context extensions")
+    http, fault = None, None
+    if has_http:
+        try:
+            http = _http_request(attributes.request.http)
+        except RequestFault as found:
+            fault = found
     return AccessRequest(
         peer_certificate=certificate,
         peer_principal=source.principal,
@@ -59,9 +68,10 @@ def access_request(data: bytes) -> AccessRequest:
         destination_principal=destination.principal,
         node=destination.labels.get("node"),
         sni=attributes.tls_session.sni or None,
-        http=_http_request(attributes.request.http) if has_http else None,
+        http=http,
         extensions=dict(extensions),
         metadata=_metadata(attributes.metadata_context.filter_metadata),
+        fault=fault,
     )
 
 
@@ -120,6 +130,7 @@ def _http_request(http: AttributeContext.HttpRequest) -> HttpRequest:
         body=body,
         body_truncated=_is_truncated(headers, len(body)),
         protocol=http.protocol,
+        size=http.size,
     )
 
 

@@ -61,6 +61,16 @@ def test_replayed_decision_is_the_same(case: Case, world: World) -> None:
     assert outcome(request, again, world) == first
 
 
+def test_a_request_that_cannot_be_read_is_recorded_with_its_sender(world: World) -> None:
+    (case,) = (case for case in casebook.cases() if case.name == "the root twice")
+    decision = outcome(casebook.check_request(case, world), world.snapshot(), world)[2]
+    assert decision is not None
+    assert decision.principal is not None
+    assert decision.principal.spiffe_id == "spiffe://cases.example.org/agent/assistant"
+    assert decision.resource is not None
+    assert decision.resource.resource == "customers"
+
+
 def test_every_reason_has_a_case() -> None:
     covered = {Reason(case.expect["reason"]) for case in casebook.cases()}
     assert covered == set(Reason) - OUTSIDE_DECIDE

@@ -38,11 +38,15 @@ ANY_TEXT = st.text(max_size=400)  # lone surrogates included: nothing here may a
 
 
 def outcome(data: bytes) -> AccessRequest | None:
-    """Read `data`; a `RequestFault` is the one exception there may be."""
+    """Read `data`; a `RequestFault` is the one exception there may be. None for a faulty one."""
+    fault: RequestFault | None
     try:
-        return access_request(data)
+        request = access_request(data)
+        fault = request.fault
     except RequestFault as error:
         fault = error
+    if fault is None:
+        return request
     assert fault.reason in {Reason.MALFORMED_REQUEST, Reason.DUPLICATE_HEADER, Reason.OVERSIZE}
     assert 0 < len(fault.detail) < limits.DETAIL_CHARS_MAX
     return None

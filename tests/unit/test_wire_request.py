@@ -46,9 +46,35 @@ def read_http(edit: Edit | None = None, **kwargs: Any) -> HttpRequest:
 
 
 def fault(data: bytes) -> RequestFault:
-    with pytest.raises(RequestFault) as caught:
-        access_request(data)
-    return caught.value
+    """Return what is wrong with `data`: with the whole of it, or with its HTTP part."""
+    try:
+        request = access_request(data)
+    except RequestFault as found:
+        return found
+    assert request.fault is not None, "read without a fault"
+    assert request.http is None
+    return request.fault
+
+
+@pytest.mark.parametrize(
+    "name", ["txn_token", "delegation_chain", "Txn_Token", "mcp_session-id", "x_authz_decision_id"]
+)
+def test_a_name_that_cgi_takes_for_a_security_header(name: str) -> None:
+    found = fault(check(headers=[*PSEUDO, (name, b"x")]))
+    assert found.reason is Reason.MALFORMED_REQUEST
+    assert read_http(headers=[*PSEUDO, ("user_agent", b"x")])
+
+
+def test_a_faulty_request_still_says_who_sent_it() -> None:
+    def edit(attributes: Attributes) -> None:
+        attributes.source.certificate = "certificate"
+        attributes.context_extensions["bundle"] = "data"
+
+    request = read(edit, headers=[*PSEUDO, ("txn-token", b"a"), ("txn-token", b"b")])
+    assert request.fault is not None
+    assert request.fault.reason is Reason.DUPLICATE_HEADER
+    assert (request.peer_certificate, request.extensions) == ("certificate", {"bundle": "data"})
+    assert request.source_address == "192.0.2.7"
 
 
 def as_text(**headers: str) -> Edit:
@@ -77,6 +103,7 @@ def test_every_part_has_its_place() -> None:
         attributes.tls_session.sni = "a.example"
         attributes.context_extensions["bundle"] = "tools"
         attributes.request.http.raw_body = b"\xff"
+        attributes.request.http.size = 1
         attributes.metadata_context.filter_metadata["f"].update({"a": [1, "b", None, {"c": True}]})
         attributes.metadata_context.typed_filter_metadata["g"].value = b"anything"
         attributes.route_metadata_context.filter_metadata["f"].update({"not": "read"})
@@ -96,6 +123,7 @@ def test_every_part_has_its_place() -> None:
         body=b"\xff",
         body_truncated=False,
         protocol="HTTP/2",
+        size=1,
     )
     assert request.http.headers.fields == {name: (value,) for name, value in PSEUDO}
 
