@@ -33,13 +33,14 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalRecord:
-    """Who called."""
+    """Who called. `proxies` are those who vouched for it, nearest to us first."""
 
     spiffe_id: str
     trust_domain: str
     kind: str | None
     assurance: str  # mtls | proxied | bearer
     certificate_sha256: str | None = None
+    proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

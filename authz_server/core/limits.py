@@ -15,10 +15,13 @@ HOST_BYTES_MAX: Final = 253 + 6  # RFC 1035 §2.3.4 name plus ":65535"
 METHOD_BYTES_MAX: Final = 32
 CONTEXT_EXTENSIONS_MAX: Final = 64
 PEER_CERTIFICATE_BYTES_MAX: Final = 32 * 1024  # URL-encoded PEM of one leaf; real ones are ~1.5 KiB
+XFCC_BYTES_MAX: Final = 32 * 1024  # an element with certificate and chain is some 6 KiB
+XFCC_ELEMENTS_MAX: Final = 16  # one for each hop; more proxies in a row is a loop
 
 # --- SPIFFE ----------------------------------------------------------------------------------
 SPIFFE_ID_BYTES_MAX: Final = 2048  # SPIFFE-ID §2.3
 TRUST_DOMAIN_BYTES_MAX: Final = 255  # SPIFFE-ID §2.3
+JWT_SVID_LIFETIME_S_MAX: Final = 3600  # a bearer token; SPIRE's default is five minutes
 
 # --- delegation (defaults; configuration may only lower links, actors, bytes and lifetimes) ---
 LINKS_MAX: Final = 4

@@ -1,6 +1,7 @@
 """Who takes part: caller, actors and subject, as the inventory knows them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from authz_server.core.attributes import (
     ChainAttributes,
@@ -9,6 +10,7 @@ from authz_server.core.attributes import (
     Role,
     no_attributes,
 )
+from authz_server.core.callers import ProvedCaller, prove_caller
 from authz_server.core.chain import BoundChain, VerifiedChain
 from authz_server.core.decision import ChainRecord, HopRecord, PrincipalRecord
 from authz_server.core.errors import InvalidValueError, Reason, RequestFault
@@ -16,16 +18,16 @@ from authz_server.core.identities import Identity, Inventory
 from authz_server.core.request import AccessRequest
 from authz_server.core.snapshot import Snapshot
 from authz_server.core.spiffe import SpiffeId
-from authz_server.core.svid import peer_identity
 
 _NO_CHAIN = ChainAttributes(present=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The principal: proved by the peer certificate, described by the inventory."""
+    """The principal: proved by `callers`, described by the inventory."""
 
     spiffe_id: SpiffeId
+    proof: ProvedCaller
     attributes: PartyAttributes
     record: PrincipalRecord
     registered: bool
@@ -38,38 +40,28 @@ class Caller:
             )
 
 
-def identify_caller(request: AccessRequest, snapshot: Snapshot) -> Caller:
-    """Return who calls, from the one URI SAN of the peer certificate.
+def identify_caller(request: AccessRequest, snapshot: Snapshot, now: datetime) -> Caller:
+    """Return who calls, by certificate, through a trusted proxy, or by bearer token.
 
-    Raises `RequestFault`: `NO_PRINCIPAL`, `MALFORMED_PRINCIPAL`, `UNKNOWN_TRUST_DOMAIN`.
-    Signature and expiry of the certificate are Envoy's to check at the handshake; the PDP is never
-    shown the chain.
+    Raises `RequestFault` as `callers.prove_caller` does. Signature and expiry of the certificate
+    are Envoy's to check at the handshake; the PDP is never shown the chain.
     """
-    peer = peer_identity(request.peer_certificate)
-    spiffe_id = peer.spiffe_id
-    text = str(spiffe_id)
-    # Envoy's own reading is the first URI SAN. Another value means we and the proxy disagree.
-    if request.peer_principal and request.peer_principal != text:
-        raise RequestFault(
-            Reason.MALFORMED_PRINCIPAL, "Envoy's `source.principal` differs from the certificate"
-        )
-    bundle = snapshot.trust.bundles.get(spiffe_id.trust_domain)
-    if bundle is None or not bundle.authorities:
-        raise RequestFault(
-            Reason.UNKNOWN_TRUST_DOMAIN, "the caller's trust domain has no trust bundle here"
-        )
+    proof = prove_caller(request, snapshot.callers, snapshot.trust, now)
+    spiffe_id = proof.spiffe_id
     identity = snapshot.inventory.find(spiffe_id)
-    attributes = _workload(spiffe_id, identity, Role.CALLER, assurance="mtls")
+    attributes = _workload(spiffe_id, identity, Role.CALLER, assurance=proof.assurance)
     return Caller(
         spiffe_id=spiffe_id,
+        proof=proof,
         attributes=attributes,
         registered=identity is not None,
         record=PrincipalRecord(
-            spiffe_id=text,
+            spiffe_id=str(spiffe_id),
             trust_domain=spiffe_id.trust_domain.name,
             kind=attributes.kind,
-            assurance="mtls",
-            certificate_sha256=peer.certificate_sha256,
+            assurance=proof.assurance,
+            certificate_sha256=proof.certificate_sha256,
+            proxies=tuple(map(str, proof.proxies)),
         ),
     )
 
@@ -92,10 +84,8 @@ def chain_parties(
             raise RequestFault(
                 Reason.UNREGISTERED_IDENTITY, "an actor of the chain is not in the inventory"
             )
-        is_caller = spiffe_id == caller.spiffe_id
-        actors.append(
-            _workload(spiffe_id, identity, Role.ACTOR, assurance="mtls" if is_caller else None)
-        )
+        assurance = caller.proof.assurance if spiffe_id == caller.spiffe_id else None
+        actors.append(_workload(spiffe_id, identity, Role.ACTOR, assurance=assurance))
     return tuple(actors), _subject(bound.authority.subject, inventory)
 
 

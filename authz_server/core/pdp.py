@@ -113,12 +113,12 @@ def _judge(trace: _Trace) -> Decision:
         raise RequestFault(request.fault.reason, request.fault.detail)
     route = trace.route = RouteContext.parse(request.extensions)
     _check_trust_is_fresh(snapshot.trust, trace.now)
-    caller = trace.caller = identify_caller(request, snapshot)
+    caller = trace.caller = identify_caller(request, snapshot, trace.now)
     operation = _read_operation(trace, route)
     # SECURITY: registration and revocation of the caller hold for every method of every protocol,
     # with or without a chain.
     caller.require_registered(snapshot)
-    check_caller(caller.spiffe_id, snapshot.revocations)
+    check_caller(caller.proof, snapshot.revocations)
     bound = _verify_chain(trace, caller, route)
     policy = snapshot.policies.get(route.bundle)
     if policy is None:

@@ -80,6 +80,7 @@ def _principal(principal: PrincipalRecord | None) -> Document | None:
         "kind": principal.kind,
         "assurance": principal.assurance,
         "certificate_sha256": principal.certificate_sha256,
+        "proxies": list(principal.proxies),
     }
 
 

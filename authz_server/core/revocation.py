@@ -1,15 +1,19 @@
 """Revocation: a handle that was taken back denies, whatever the rest of the request proves."""
 
+from authz_server.core.callers import ProvedCaller
 from authz_server.core.chain import VerifiedChain
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.snapshot import Revocations
-from authz_server.core.spiffe import SpiffeId
 
 
-def check_caller(caller: SpiffeId, revocations: Revocations) -> None:
-    """Raise `RequestFault` (`REVOKED`) when the caller's identity is revoked."""
-    if str(caller) in revocations.spiffe_id:
+def check_caller(caller: ProvedCaller, revocations: Revocations) -> None:
+    """Raise `RequestFault` (`REVOKED`) when the caller, or what proves who it is, is revoked."""
+    if str(caller.spiffe_id) in revocations.spiffe_id:
         raise RequestFault(Reason.REVOKED, "the caller's identity is revoked")
+    if not revocations.spiffe_id.isdisjoint(map(str, caller.proxies)):
+        raise RequestFault(Reason.REVOKED, "a proxy that vouches for the caller is revoked")
+    if caller.jti in revocations.jti or caller.kid in revocations.kid:
+        raise RequestFault(Reason.REVOKED, "the caller's token is revoked")
 
 
 def check_chain(chain: VerifiedChain, revocations: Revocations) -> None:

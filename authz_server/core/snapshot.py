@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from authz_server.core.attributes import Attributes
+from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.decision import Evaluation
@@ -62,6 +63,7 @@ class Snapshot:
     inventory: Inventory
     policies: Mapping[str, Policy]
     chains: ChainCache = field(repr=False)
+    callers: CallerPolicy = field(default_factory=CallerPolicy)
     admit_unregistered: bool = False
     bind_txn: bool = False
     revocations: Revocations = field(default_factory=Revocations)

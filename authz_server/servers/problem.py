@@ -70,11 +70,6 @@ STAGES: Final = {
 }
 _STAGE_OF: Final = {reason: stage for stage, reasons in STAGES.items() for reason in reasons}
 
-# With these the caller is nobody we know, unless another identity of the chain is meant.
-_UNAUTHENTICATED: Final = frozenset(
-    {Reason.NO_PRINCIPAL, Reason.MALFORMED_PRINCIPAL, Reason.UNKNOWN_TRUST_DOMAIN}
-)
-
 _GROUP_CHARS_MAX: Final = 100  # the one text in the document that a policy's author chooses
 
 Problem = dict[str, object]
@@ -111,12 +106,18 @@ def _detail(decision: Decision) -> str:
     sentence = _SENTENCES.get(decision.reason, decision.detail)
     # Printable ASCII: it becomes a header value for gRPC, and no escape can lengthen it.
     clean = "".join(char if " " <= char <= "~" else "?" for char in sentence)
-    return f"{_STAGE_OF[decision.reason]}: {clean}"[: limits.DETAIL_CHARS_MAX]
+    return f"{_stage(decision)}: {clean}"[: limits.DETAIL_CHARS_MAX]
+
+
+def _stage(decision: Decision) -> str:
+    stage = _STAGE_OF[decision.reason]
+    # A token at fault before anybody was identified is the caller's own credential, a JWT-SVID.
+    return "principal" if stage == "delegation" and decision.principal is None else stage
 
 
 def is_authenticated(decision: Decision) -> bool:
     """Tell whether the caller was established, whatever became of the request."""
-    return decision.principal is not None or decision.reason not in _UNAUTHENTICATED
+    return decision.principal is not None or _stage(decision) != "principal"
 
 
 def http_status(decision: Decision) -> int:

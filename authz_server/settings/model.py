@@ -191,6 +191,22 @@ class TrustBundles(_Section):
         return named or self.source == "workload_api"
 
 
+class JwtSvidSettings(_Section):
+    """Callers that prove themselves with a JWT-SVID instead of a certificate."""
+
+    audiences: tuple[Text, ...] = Field(
+        default=(),
+        description="values of `aud` that mean this server: with one, a caller without a client "
+        "certificate may send a JWT-SVID as `Authorization: Bearer`",
+    )
+
+
+class Bearer(_Section):
+    """Bearer tokens of callers that cannot do mutual TLS; off by default."""
+
+    jwt_svid: JwtSvidSettings = JwtSvidSettings()
+
+
 class IdentitySettings(_Section):
     """Who is known, and on what evidence."""
 
@@ -202,9 +218,12 @@ class IdentitySettings(_Section):
     unregistered: Literal["deny", "allow"] = Field(
         default="deny", description="what becomes of an identity that the inventory lacks"
     )
-    trusted_proxies: Annotated[tuple[WorkloadId, ...], NOT_YET] = Field(
-        default=(), description="not yet: SPIFFE IDs whose `x-forwarded-client-cert` is believed"
+    trusted_proxies: tuple[WorkloadPattern, ...] = Field(
+        default=(),
+        description="SPIFFE IDs of the proxies whose `x-forwarded-client-cert` is believed, `*` "
+        "within one path segment",
     )
+    bearer: Bearer = Bearer()
 
 
 class IssuerSettings(_Section):
@@ -332,6 +351,10 @@ class Settings(_Section):
         tls = info.data.get("tls")
         if isinstance(tls, Tls):
             found.extend(_listener_contradictions(tls, identity.trust_bundles))
+        for index, pattern in enumerate(identity.trusted_proxies):
+            if not identity.trust_bundles.may_know(pattern.trust_domain):
+                wrong = f"is of `{pattern.trust_domain}`, which has no bundle here"
+                found.append((("trusted_proxies", index), wrong))
         if identity.inventory is None and identity.unregistered == "deny":
             found.append((("inventory",), "is required while `identity.unregistered` is `deny`"))
         refuse_all(found)

@@ -294,8 +294,8 @@ def test_a_faulty_line(load: Load, line: str, column: int, message: str) -> None
             ],
         ),
         (
-            "{trust_bundles: {files: {p.org: b}}, inventory: i, trusted_proxies: ['spiffe://p.org/x']}",
-            [(2, 62, f"`identity.trusted_proxies` {_NOT_YET}")],
+            "{trust_bundles: {files: {p.org: b}}, inventory: i, trusted_proxies: ['spiffe://q.org/x']}",
+            [(2, 80, "`identity.trusted_proxies[0]` is of `q.org`, which has no bundle here")],
         ),
         (
             "{trust_bundles: {files: {P.ORG: b, p.org: []}}, inventory: i}",
