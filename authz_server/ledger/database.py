@@ -30,6 +30,7 @@ _CACHE_KIB: Final = 32 * 1024
 # A commit that makes the log longer than so many pages (of 4 KiB) also copies it into the file:
 # SQLite's default. `keeper` copies it beside the commits, for a server that gives it more room.
 LOG_PAGES_MAX: Final = 1_000
+_LOG_BYTES_MIN: Final = 1024 * 1024  # a shorter log is not worth the sync
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024  # what a long log is cut to once it is copied
 _OWNER_ONLY: Final = 0o600
 
@@ -136,6 +137,28 @@ def open_engine(
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(access.value))
     return engine
+
+
+def copy_log(path: Path) -> None:
+    """Copy the log of the SQLite file at `path` into it, beside the commits of other connections.
+
+    A commit that finds its log long does so itself, and waits for the disk meanwhile.
+    """
+    if _log_bytes(path) < _LOG_BYTES_MIN:
+        return
+    engine = open_engine(path, Access.WRITE)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        # PASSIVE takes no lock that a commit needs, and copies what no reader holds back.
+        driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def _log_bytes(path: Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def open_shared_engine(url: str, *, statement_timeout_ms: int, connections: int = 0) -> Engine:

@@ -19,6 +19,8 @@ from authz_server.ledger.printable import printable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+# An index of PostgreSQL takes entries of up to 2,704 bytes: a third of a page.
+_COLUMN_BYTES_MAX: Final = 2_048
 
 # Sorted members, no blanks, UTF-8 unescaped: for documents of strings, integers, booleans and
 # nulls with ASCII member names this is byte for byte the canonical form of RFC 8785, at a seventh
@@ -83,8 +85,15 @@ def resource_text(resource: ResourceRecord) -> str:
 
 
 def column_text(text: str) -> str:
-    """Return `text` as an indexed column holds it: printable, at most 1024 characters."""
-    return printable(text)[: limits.RECORD_FIELD_CHARS_MAX]
+    """Return `text` as an indexed column holds it: printable, at most 1024 characters.
+
+    SECURITY: and at most `_COLUMN_BYTES_MAX`, or a caller's long text would be a row that a shared
+    ledger refuses, and hold up every record behind it.
+    """
+    cut = printable(text)[: limits.RECORD_FIELD_CHARS_MAX]
+    if cut.isascii():
+        return cut
+    return cut.encode()[:_COLUMN_BYTES_MAX].decode(errors="ignore")
 
 
 def committed_columns(record: Record, decision: Decision) -> Columns:

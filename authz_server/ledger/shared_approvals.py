@@ -31,13 +31,14 @@ class SharedApprovals:
             url, statement_timeout_ms=int(timeout_s * 1000), connections=CONNECTIONS
         )
 
-    def settle(self, record: Record) -> Decision:
+    def settle(self, record: Record, *, deadline: float) -> Decision:
         """Return the decision of `record`, an escalation, as an allow or with its ticket.
 
-        Blocks. Raises `LedgerError` when the shared ledger does not answer; then nothing is
-        allowed, and an approval may have been spent in vain.
+        Blocks. Raises `LedgerError` when the shared ledger does not answer by `deadline`
+        (`time.monotonic`); then nothing is allowed, and an approval may have been spent in vain.
         """
-        deadline = time.monotonic() + self.timeout_s
+        if time.monotonic() > deadline:
+            raise LedgerError("there was no time to ask for approvals")
         with converted("reach the approvals"), transaction(self._engine) as connection:
             final = settle(
                 connection, record.decision, decision_id=record.decision_id, terms=self._terms
