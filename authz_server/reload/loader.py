@@ -1,12 +1,14 @@
 """Load a snapshot from the files that the configuration names: everything, or every fault."""
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import ConfigurationError, Fault
@@ -18,26 +20,53 @@ from authz_server.identity.bundle_files import TRUST_BUNDLE_BYTES_MAX, trust_bun
 from authz_server.identity.file_content import FileContent, read_all
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
 from authz_server.identity.issuer_keys import JWKS_BYTES_MAX, issuer_from_jwks
-from authz_server.policy.bundle import load_bundles
+from authz_server.reload.bundles import load_tested_bundles
 from authz_server.reload.content import fingerprint
+from authz_server.reload.memo import Memo
+from authz_server.reload.tables import PolicyTables
 from authz_server.settings import Settings
 
 ATTEMPTS_MAX: Final = 5  # a swap takes microseconds; files that change five times are not settled
 FAULTS_MAX: Final = 500  # a generated file can be wrong in every line
 
 
-def load_snapshot(settings: Settings, *, chains: ChainCache) -> Snapshot:
-    """Return the snapshot made of all files that `settings` names.
+def load_snapshot(
+    settings: Settings,
+    *,
+    chains: ChainCache,
+    tables: PolicyTables | None = None,
+    memo: Memo | None = None,
+) -> Snapshot:
+    """Return the snapshot made of all files that `settings` names, and of the tables these name.
 
-    Raises `ConfigurationError` with the faults of all files at once; then nothing is loaded.
+    `tables` and `memo` are kept from load to load by whoever loads again. Raises
+    `ConfigurationError` with the faults of all files at once, failed policy tests included; then
+    nothing is loaded.
 
     INVARIANT: all parts were on disk together. A file that changes while others are read makes a
     mixture (new model, old policy), which is thrown away, be it sound or faulty, and read again.
+    A table is read in one transaction, which no file can be part of.
     """
+    with contextlib.ExitStack() as stack:
+        if tables is None:
+            tables = stack.enter_context(contextlib.closing(PolicyTables(os.environ)))
+        sources = _Sources(tables=tables, memo=memo or Memo())
+        return _settled(settings, chains, sources)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """What is behind the files, and what is known of them from the last load."""
+
+    tables: PolicyTables
+    memo: Memo
+
+
+def _settled(settings: Settings, chains: ChainCache, sources: _Sources) -> Snapshot:
     for _ in range(ATTEMPTS_MAX):
         before = fingerprint(settings)
         faults = _Faults()
-        snapshot = _snapshot(settings, chains, faults)
+        snapshot = _snapshot(settings, chains, sources, faults)
         if fingerprint(settings) != before:
             continue
         if snapshot is None:
@@ -62,14 +91,15 @@ class _Faults:
             self.found.extend(error.faults)
 
 
-def _snapshot(settings: Settings, chains: ChainCache, faults: _Faults) -> Snapshot | None:
+def _snapshot(
+    settings: Settings, chains: ChainCache, sources: _Sources, faults: _Faults
+) -> Snapshot | None:
     trust = _trust(settings, faults)
-    inventory, inventory_sha256 = _inventory(settings, faults)
-    policies = _policies(settings, faults)
+    inventory, inventory_sha256 = _inventory(settings, sources, faults)
+    policies = _policies(settings, sources, faults)
     if faults.found:
         return None
     delegation = _delegation_policy(settings)
-    callers = _caller_policy(settings)
     admit_unregistered = settings.identity.unregistered == "allow"
     bind_txn = settings.approvals.bind_txn
     revision = _digest(
@@ -80,8 +110,6 @@ def _snapshot(settings: Settings, chains: ChainCache, faults: _Faults) -> Snapsh
         sorted(domain.name for domain in delegation.delegator_trust_domains),
         settings.delegation.require,
         sorted(settings.delegation.limits.model_dump().items()),
-        [pattern.text for pattern in callers.trusted_proxies],
-        sorted(callers.jwt_svid_audiences),
         admit_unregistered,
         bind_txn,
     )
@@ -93,7 +121,6 @@ def _snapshot(settings: Settings, chains: ChainCache, faults: _Faults) -> Snapsh
         inventory=inventory,
         policies=policies,
         chains=chains,
-        callers=callers,
         admit_unregistered=admit_unregistered,
         bind_txn=bind_txn,
         modes=MappingProxyType(dict(settings.bundles.mode)),
@@ -128,18 +155,19 @@ def _trust(settings: Settings, faults: _Faults) -> TrustMaterial:
     )
 
 
-def _inventory(settings: Settings, faults: _Faults) -> tuple[Inventory, str]:
+def _inventory(settings: Settings, sources: _Sources, faults: _Faults) -> tuple[Inventory, str]:
     with faults.collecting():
         if settings.identity.inventory is not None:
             file = FileContent.read(settings.identity.inventory, bytes_max=INVENTORY_BYTES_MAX)
-            return parse_inventory(file), file.sha256
+            key = (file.path, file.sha256)
+            return sources.memo.part(key, lambda: parse_inventory(file)), file.sha256
     return Inventory.of([]), ""
 
 
-def _policies(settings: Settings, faults: _Faults) -> Mapping[str, Policy]:
+def _policies(settings: Settings, sources: _Sources, faults: _Faults) -> Mapping[str, Policy]:
     root = settings.bundles.dir
     with faults.collecting():
-        policies = load_bundles(root)
+        policies = load_tested_bundles(root, tables=sources.tables, memo=sources.memo)
         unknown = sorted(settings.bundles.mode.keys() - policies.keys())
         if unknown:
             named = ", ".join(f"`{name}`" for name in unknown)
@@ -156,14 +184,6 @@ def _delegation_policy(settings: Settings) -> DelegationPolicy:
         require=given.require,
         delegator_trust_domains=frozenset((settings.trust_domain,) if domains is None else domains),
         **given.limits.model_dump(),
-    )
-
-
-def _caller_policy(settings: Settings) -> CallerPolicy:
-    identity = settings.identity
-    return CallerPolicy(
-        trusted_proxies=identity.trusted_proxies,
-        jwt_svid_audiences=frozenset(identity.bearer.jwt_svid.audiences),
     )
 
 

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import ConfigurationError, Fault
@@ -12,6 +13,8 @@ from authz_server.reload.content import fingerprint
 from authz_server.reload.holder import SnapshotHolder
 from authz_server.reload.live_input import LiveInput, with_inputs
 from authz_server.reload.loader import load_snapshot
+from authz_server.reload.memo import Memo
+from authz_server.reload.tables import PolicyTables
 from authz_server.settings import Settings
 
 
@@ -27,7 +30,7 @@ class ReloadOutcome:
 class Reloader:
     """Loads the files named by the configuration into a holder, with the live inputs over them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what it loads from, and whom it tells
         self,
         settings: Settings,
         *,
@@ -35,10 +38,12 @@ class Reloader:
         holder: SnapshotHolder,
         on_reload: Callable[[ReloadOutcome], None],
         inputs: Sequence[LiveInput] = (),
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`on_reload` is told of every load, but only once of faults that stay the same.
 
-        It is called in the thread that calls `refresh`, after the holder has changed.
+        It is called in the thread that calls `refresh`, after the holder has changed. `environ`
+        has the URLs of the databases with policy rows.
         """
         self.settings = settings
         self._chains = chains
@@ -46,38 +51,53 @@ class Reloader:
         self._on_reload = on_reload
         self._inputs = inputs
         self._loaded: Snapshot | None = None  # the last that loaded, from files alone
-        self._lock = threading.Lock()
-        self._tried: str | None = None  # content of the last load, whatever came of it
+        self._tables = PolicyTables(environ, changed=self.refresh)
+        self._memo = Memo()
+        self._loading = threading.Lock()  # held for a whole load: seconds, with a slow database
+        self._swapping = threading.Lock()  # held while the holder changes; taken second
+        self._tried: object = None  # what the last load was made of, whatever came of it
+
+    def close(self) -> None:
+        """Let go of the databases. Call it when nothing refreshes any more."""
+        self._tables.close()
 
     def refresh(self) -> None:
         """Load if the content differs from what was loaded last; swap on success.
 
         Never raises for what is on disk: the holder and `on_reload` have the error.
         """
-        with self._lock:
+        with self._loading:
             content = fingerprint(self.settings).content
-            if content == self._tried:
+            if (content, self._tables.poll()) == self._tried:
                 return
-            self._tried = content
-            outcome = self._load()
+            loaded = self._load()
+            self._memo.turn()
+            self._tables.turn()
+            self._tried = (content, self._tables.seen)
             known = self._holder.last_error
-            if outcome.snapshot is not None:
-                self._loaded = outcome.snapshot
-                serving = with_inputs(outcome.snapshot, self._inputs)
-                self._holder.replace(serving)
-                outcome = replace(outcome, snapshot=serving)
-            elif outcome.error is not None:
+            outcome = self._swap(loaded)
+            if known is None or outcome.error is None or known.faults != outcome.error.faults:
+                self._on_reload(outcome)
+
+    def _swap(self, outcome: ReloadOutcome) -> ReloadOutcome:
+        """Have the holder say what came of a load; return it with the snapshot that serves."""
+        with self._swapping:
+            if outcome.error is not None:
                 self._holder.failed(outcome.error)
-                if known is not None and known.faults == outcome.error.faults:
-                    return
-            self._on_reload(outcome)
+            if outcome.snapshot is None:
+                return outcome
+            self._loaded = outcome.snapshot
+            serving = with_inputs(outcome.snapshot, self._inputs)
+            self._holder.replace(serving)
+            return replace(outcome, snapshot=serving)
 
     def renew(self) -> None:
         """Serve the last files that loaded with the present state of the live inputs.
 
-        No file is read, so a key that was taken back is out of service within milliseconds.
+        No file is read and no load is waited for, so a key that was taken back is out of service
+        within milliseconds.
         """
-        with self._lock:
+        with self._swapping:
             if self._loaded is not None:
                 self._holder.refresh(with_inputs(self._loaded, self._inputs))
 
@@ -85,7 +105,9 @@ class Reloader:
         started = time.perf_counter()
         snapshot, error = None, None
         try:
-            snapshot = load_snapshot(self.settings, chains=self._chains)
+            snapshot = load_snapshot(
+                self.settings, chains=self._chains, tables=self._tables, memo=self._memo
+            )
         except ConfigurationError as fault:
             error = fault
         except Exception as bug:  # noqa: BLE001

@@ -2,23 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import ConfigurationError
-from authz_server.core.identities import Inventory
 from authz_server.core.snapshot import Snapshot
 from authz_server.core.spiffe import TrustDomain
 from authz_server.demo.authority import TrustDomainAuthority
-from authz_server.identity.file_content import FileContent
-from authz_server.identity.inventory_file import parse_inventory
 from authz_server.policy.bundle import PolicyBundle
 from authz_server.reload import loader
+from authz_server.reload.bundles import load_tested_bundles
 from authz_server.reload.content import concerns, fingerprint
 from authz_server.reload.loader import load_snapshot
+from authz_server.reload.memo import Memo
+from authz_server.reload.tables import PolicyTables
 from authz_server.settings import Settings, load_settings
 from tests.pdp_site import ISSUER, RULES, TRUST_DOMAIN, PdpSite
 
@@ -255,12 +255,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     def install(between: Callable[[int], None]) -> list[int]:
         loads: list[int] = []
 
-        def parse_after_interruption(file: FileContent) -> Inventory:
+        def load_after_interruption(
+            root: Path, *, tables: PolicyTables, memo: Memo
+        ) -> Mapping[str, PolicyBundle]:
             loads.append(len(loads) + 1)
             between(loads[-1])
-            return parse_inventory(file)
+            return load_tested_bundles(root, tables=tables, memo=memo)
 
-        monkeypatch.setattr("authz_server.reload.loader.parse_inventory", parse_after_interruption)
+        name = "authz_server.reload.loader.load_tested_bundles"
+        monkeypatch.setattr(name, load_after_interruption)
         return loads
 
     return install
@@ -289,7 +292,12 @@ def _is_mixture(snapshot: Snapshot, site: PdpSite) -> bool:
 
 def test_a_single_pass_would_mix_two_states(site: PdpSite, interrupt: Interrupt) -> None:
     interrupt(_swap(site))
-    naive = loader._snapshot(_settings(site), ChainCache(), loader._Faults())
+    naive = loader._snapshot(
+        _settings(site),
+        ChainCache(),
+        loader._Sources(tables=PolicyTables({}), memo=Memo()),
+        loader._Faults(),
+    )
     assert naive is not None
     assert _is_mixture(naive, site)
 
