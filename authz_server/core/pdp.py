@@ -252,7 +252,7 @@ def _note_attempt(trace: _Trace) -> None:
     request = trace.request
     if trace.caller is None:
         with contextlib.suppress(RequestFault):
-            trace.caller = identify_caller(request, trace.snapshot)
+            trace.caller = identify_caller(request, trace.snapshot, trace.now)
     if trace.operation is not None:
         return
     try:
