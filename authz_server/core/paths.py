@@ -55,6 +55,9 @@ class Target:
         if len(raw) > limits.RAW_PATH_BYTES_MAX:
             raise RequestFault(Reason.OVERSIZE, "path is longer than 8 KiB")
         path, _, query = raw.partition("?")
+        if len(path) > limits.POLICY_STRING_BYTES_MAX:
+            # No matcher function would see it; the sender is at fault, not the policy's owner.
+            raise RequestFault(Reason.OVERSIZE, "path without query is longer than 4 KiB")
         if not _QUERY.fullmatch(query) or "#" in query:
             raise _non_canonical("query has a space, control, non-ASCII or `#` character")
         if _PLAIN_PATH.fullmatch(path) is None:

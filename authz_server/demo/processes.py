@@ -8,8 +8,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -94,6 +95,26 @@ class ChildProcess:
         return ProcessFailedError(f"{self.name} {what}; {self.log}:\n{tail}")
 
 
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for the duration of the block. Elsewhere they never arrive."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for missed in held:
+            signal.raise_signal(missed)
+
+
 class ProcessGroup:
     """All children of one run. Leaving the `with` block stops every one, newest first."""
 
@@ -109,20 +130,22 @@ class ProcessGroup:
         `environment` is laid over ours. Raises `ProcessFailedError` when it cannot be started.
         """
         log = self._log_directory / f"{name}.log"
-        try:
-            with log.open("ab") as output:
-                popen = subprocess.Popen(
-                    [str(part) for part in argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=child_environment() | dict(environment or {}),
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise ProcessFailedError(f"{name} cannot be started: {error}") from error
-        child = ChildProcess(name, popen, log)
-        self._children.append(child)
+        # An interrupt between the start and the note of it would leave a child nobody stops.
+        with _interrupts_deferred():
+            try:
+                with log.open("ab") as output:
+                    popen = subprocess.Popen(
+                        [str(part) for part in argv],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env=child_environment() | dict(environment or {}),
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                raise ProcessFailedError(f"{name} cannot be started: {error}") from error
+            child = ChildProcess(name, popen, log)
+            self._children.append(child)
         return child
 
     def stop(self) -> None:

@@ -62,7 +62,9 @@ class Site:
     channel: grpc.Channel
 
     def check(self, request: bytes) -> auth.CheckResponse:
-        call = self.channel.unary_unary("/envoy.service.auth.v3.Authorization/Check")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            "/envoy.service.auth.v3.Authorization/Check"
+        )
         return auth.CheckResponse.FromString(call(request, timeout=10))
 
     def tls(self, caller: Any) -> ssl.SSLContext:

@@ -98,7 +98,7 @@ def test_path_with_two_readings_is_denied(raw: str) -> None:
 
 
 def test_path_bounds() -> None:
-    for raw in ("/" + "a" * 8192, "/a" * 257):
+    for raw in ("/" + "a" * 4096, "/a?" + "b" * 8192, "/a" * 257):
         with pytest.raises(RequestFault) as caught:
             Target.parse(raw)
         assert caught.value.reason is Reason.OVERSIZE

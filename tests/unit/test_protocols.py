@@ -127,6 +127,24 @@ class TestHttp:
             Reason.MALFORMED_REQUEST
         )
 
+    @pytest.mark.parametrize(
+        ("media_type", "body"),
+        [
+            (b"application/x-www-form-urlencoded", b"_method=DELETE&a=1"),
+            (b"application/x-www-form-urlencoded; charset=utf-8", b"a=1&%5Fmethod=DELETE"),
+            (b"application/x-www-form-urlencoded", b"a=1;_METHOD=DELETE"),
+            (b"multipart/form-data; boundary=x", b'--x\r\nA: form-data; name="_method"\r\n\r\nX'),
+        ],
+    )
+    def test_method_in_a_form_is_denied(self, media_type: bytes, body: bytes) -> None:
+        form = request("POST", headers={"content-type": media_type}, body=body)
+        assert reason_of(form) is Reason.MALFORMED_REQUEST
+
+    def test_a_form_that_only_mentions_a_method_passes(self) -> None:
+        body = b"payment_method=card&note=_method%3DDELETE"
+        form = {"content-type": b"application/x-www-form-urlencoded"}
+        assert http.operation(request("POST", headers=form, body=body), HTTP)
+
     @pytest.mark.parametrize("value", [b"websocket", b"h2c", b""])
     def test_upgrade_is_denied(self, value: bytes) -> None:
         assert reason_of(request(headers={"upgrade": value})) is Reason.UNSUPPORTED_METHOD

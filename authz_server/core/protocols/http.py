@@ -6,6 +6,7 @@ checked again), and a body where the method has none.
 """
 
 import hashlib
+import re
 from typing import Final
 
 from authz_server.core.attributes import (
@@ -21,6 +22,9 @@ from authz_server.core.protocols.operation import Operation
 from authz_server.core.request import HttpRequest, RouteContext
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# `_` may be escaped in either place; names are compared as loosely as any framework would.
+_FORM_METHOD: Final = re.compile(rb"(?:^|[&;])\s*(?:_|%5f)method(?:=|&|;|$)", re.IGNORECASE)
+_PART_METHOD: Final = re.compile(rb"name\*?\s*=\s*[^;\r\n]{0,16}?(?:_|%5f)method", re.IGNORECASE)
 _READ_ONLY: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 §9.2.1 safe methods
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})  # RFC 9110 §9.3.1: no defined meaning
 
@@ -43,6 +47,8 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
     query: AttributeMap = parse_query(target.query) if target.query else no_attributes()
     if "_method" in query and query["_method"] != http.method:
         raise RequestFault(Reason.MALFORMED_REQUEST, "query overrides the method")
+    if http.body and _form_names_method(http):
+        raise RequestFault(Reason.MALFORMED_REQUEST, "form has a field that overrides the method")
     return Operation(
         act=ActionAttributes(
             protocol=Protocol.HTTP, name=http.method, read_only=http.method in _READ_ONLY
@@ -92,6 +98,14 @@ def _refuse_overrides(http: HttpRequest, target: Target, host: CanonicalHost) ->
             raise _contradiction(name, "host")
     if "forwarded" in fields and not _forwarded_agrees(http.headers.lines("forwarded"), host):
         raise _contradiction("forwarded", "host")
+
+
+def _form_names_method(http: HttpRequest) -> bool:
+    """Tell whether an HTML form has the field `_method`, which frameworks take for the method."""
+    media_type = (http.headers.text("content-type") or "").partition(";")[0].strip().lower()
+    if media_type == "application/x-www-form-urlencoded":
+        return _FORM_METHOD.search(http.body) is not None
+    return media_type == "multipart/form-data" and _PART_METHOD.search(http.body) is not None
 
 
 def _same_target(text: str | None, target: Target) -> bool:
