@@ -13,6 +13,7 @@ import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import Enum
 from http import HTTPStatus
 from typing import Final, Self
 
@@ -27,27 +28,40 @@ from authz_server.servers import metrics
 from authz_server.servers.admin_http import AdminServer, Page
 from authz_server.servers.check_service import CheckService, Clock
 from authz_server.servers.event_log import EventLog
-from authz_server.servers.group_commit import GroupCommit, Recorder, Unrecorded
+from authz_server.servers.group_commit import CommitObserver, Recorder, Unrecorded
 from authz_server.servers.grpc_server import GrpcServer
 from authz_server.servers.ledger_watch import LedgerWatch
 from authz_server.servers.live_identity import LiveIdentity
 from authz_server.servers.readiness import Readiness
+from authz_server.servers.recording import start_recording
 from authz_server.settings import Settings
 
 LAME_DUCK_S: Final = 1.0
 _HEALTH_INTERVAL_S: Final = 0.5  # how soon gRPC health follows `/readyz`
 
 
-def run(settings: Settings, *, lame_duck_s: float = LAME_DUCK_S) -> int:
+class FirstPolicy(Enum):
+    """What a server without a valid policy does at its start."""
+
+    REQUIRED = "refuses to start"
+    AWAITED = "denies everything, not ready, until there is one"
+
+
+def run(
+    settings: Settings,
+    *,
+    lame_duck_s: float = LAME_DUCK_S,
+    first_policy: FirstPolicy = FirstPolicy.REQUIRED,
+) -> int:
     """Serve until SIGTERM or SIGINT, then drain; return the exit code.
 
     Raises `ConfigurationError`, `LedgerError` or `ListenError` when it cannot begin.
     """
-    return asyncio.run(_serve(settings, lame_duck_s))
+    return asyncio.run(_serve(settings, lame_duck_s, first_policy))
 
 
-async def _serve(settings: Settings, lame_duck_s: float) -> int:
-    server = PolicyServer(settings, log=EventLog.json(sys.stderr))
+async def _serve(settings: Settings, lame_duck_s: float, first_policy: FirstPolicy) -> int:
+    server = PolicyServer(settings, log=EventLog.json(sys.stderr), first_policy=first_policy)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -95,25 +109,39 @@ def utc_now() -> datetime:
 class PolicyServer:
     """One policy decision point. Entering it starts it; leaving it stops it, calls answered."""
 
-    def __init__(self, settings: Settings, *, log: EventLog, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log: EventLog,
+        clock: Clock = utc_now,
+        first_policy: FirstPolicy = FirstPolicy.REQUIRED,
+    ) -> None:
         self.grpc_addresses: tuple[str, ...] = ()  # as bound, once started
         self.http_port = 0
         self._settings = settings
         self._log = log
         self._clock = clock
+        self._first_policy = first_policy
         self._metrics = metrics.Metrics()
         self._holder = SnapshotHolder()
         self._identity = LiveIdentity(
             settings, clock=clock, changed=self._trust_changed, report=self._trust_report
         )
-        self._readiness = Readiness(self._holder, trust_fault=self._identity.why_not)
+        self._readiness = Readiness(
+            self._holder,
+            trust_fault=self._identity.why_not,
+            is_watching=lambda: self._watcher.is_alive,
+        )
         self._reloader = Reloader(
             settings,
             chains=ChainCache(),
             holder=self._holder,
             on_reload=self._reloaded,
             inputs=self._identity.inputs,
+            environ=os.environ,
         )
+        self._watcher = Watcher(self._reloader)
         self._ledger_watch: LedgerWatch | None = None
         self._grpc: GrpcServer | None = None
         self._parts = contextlib.AsyncExitStack()
@@ -145,8 +173,9 @@ class PolicyServer:
 
     async def _start(self, parts: contextlib.AsyncExitStack) -> None:
         """Start every part; `parts` stops them in reverse."""
+        parts.callback(self._reloader.close)
         self._reloader.refresh()
-        if self._holder.last_error is not None:
+        if self._holder.last_error is not None and self._first_policy is FirstPolicy.REQUIRED:
             raise self._holder.last_error
         service = CheckService(
             snapshots=self._holder,
@@ -158,10 +187,9 @@ class PolicyServer:
         self._add_gauges(service)
         self._start_admin(parts)
         await self._follow_identity(parts)
+        self._watcher.start()
+        parts.callback(self._watcher.stop)
         await self._start_grpc(parts, service)
-        watcher = Watcher(self._reloader)
-        watcher.start()
-        parts.callback(watcher.stop)
 
     async def _follow_identity(self, parts: contextlib.AsyncExitStack) -> None:
         """Follow the live sources, and wait until there is something to serve with."""
@@ -170,20 +198,20 @@ class PolicyServer:
         await asyncio.get_running_loop().run_in_executor(None, self._identity.wait_for_first)
 
     def _open_ledger(self, parts: contextlib.AsyncExitStack) -> Recorder:
-        ledger, approvals = self._settings.ledger, self._settings.approvals
-        if ledger.mode == "off":
+        if self._settings.ledger.mode == "off":
             self._log.warning("unrecorded", why="ledger.mode is off: nothing can be explained")
             return Unrecorded()
-        store = Ledger.open(
-            ledger.url, approval_ttl_s=approvals.ttl_s, single_use=approvals.single_use
+        recording = start_recording(
+            self._settings, observer_of=self._watch_ledger, metrics=self._metrics, log=self._log
         )
-        parts.callback(store.close)
+        parts.callback(recording.close)
+        return recording.recorder
+
+    def _watch_ledger(self, ledger: Ledger) -> CommitObserver:
         self._ledger_watch = LedgerWatch(
-            store, metrics=self._metrics, readiness=self._readiness, log=self._log
+            ledger, metrics=self._metrics, readiness=self._readiness, log=self._log
         )
-        group = GroupCommit(store, observe=self._ledger_watch.committed)
-        parts.callback(group.close)
-        return group
+        return self._ledger_watch.committed
 
     def _start_admin(self, parts: contextlib.AsyncExitStack) -> None:
         address = self._settings.listen.http
@@ -215,24 +243,30 @@ class PolicyServer:
         )
         await grpc.start()
         self._log.info("listening", grpc=list(self.grpc_addresses))
-        await grpc.set_serving()
-        self._log.info("ready", revision=self._readiness.revision)
-        health = asyncio.create_task(self._follow_readiness(grpc))
+        is_ready = await self._announce(grpc)
+        health = asyncio.create_task(self._follow_readiness(grpc, was_ready=is_ready))
         parts.callback(health.cancel)
 
-    async def _follow_readiness(self, grpc: GrpcServer) -> None:
+    async def _announce(self, grpc: GrpcServer) -> bool:
+        """Have gRPC health and the log say what `/readyz` says; return whether it is ready."""
+        why_not = self._readiness.why_not
+        if why_not:
+            await grpc.set_not_serving()
+            self._log.info("not_ready", why=list(why_not))
+        else:
+            await grpc.set_serving()
+            self._log.info("ready", revision=self._readiness.revision)
+        return not why_not
+
+    async def _follow_readiness(self, grpc: GrpcServer, *, was_ready: bool) -> None:
         """Keep gRPC health equal to `/readyz`."""
         loop = asyncio.get_running_loop()
-        was_ready = True
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
             if self._ledger_watch is not None:
                 await loop.run_in_executor(None, self._ledger_watch.retry)
-            why_not = self._readiness.why_not
-            if was_ready != (not why_not):
-                was_ready = not why_not
-                await (grpc.set_serving() if was_ready else grpc.set_not_serving())
-                self._log.info("ready" if was_ready else "not_ready", why=list(why_not))
+            if was_ready != (not self._readiness.why_not):
+                was_ready = await self._announce(grpc)
 
     def _add_gauges(self, service: CheckService) -> None:
         gauge = self._metrics.gauge
@@ -260,7 +294,11 @@ class PolicyServer:
         if outcome.snapshot is not None:
             self._metrics.serving(outcome.snapshot, self._clock())
             self._log.info("loaded", revision=outcome.snapshot.revision, load_s=outcome.load_s)
-        elif outcome.error is not None and self._holder.current is not None:
+            return
+        at_start = self._holder.current is None
+        if outcome.error is not None and not (
+            at_start and self._first_policy is FirstPolicy.REQUIRED
+        ):
             self._metrics.reload_failed()
             # Where and why, without the faulty lines themselves.
             faults = [str(replace(fault, source="")) for fault in outcome.error.faults]

@@ -4,7 +4,7 @@ Every label takes its values from a closed set: verdicts and reasons from their 
 the serving snapshot. What a request brings never becomes a label.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from http import HTTPStatus
 from typing import Final
@@ -19,6 +19,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from authz_server import __version__
 from authz_server.core.decision import Decision, Verdict
@@ -124,6 +126,14 @@ class Metrics:
         """Add a gauge whose value is read when Prometheus asks."""
         Gauge(name, documentation, registry=self._registry).set_function(read)
 
+    def count(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """Add a counter that is kept elsewhere and read when Prometheus asks."""
+        self._registry.register(_ReadCounter(name, documentation, read))
+
+    def job_failed(self, job: str) -> None:
+        """Count one failure of what runs beside the commits. `job` is from a closed set."""
+        self._ledger.job_failed(job)
+
     def page(self) -> Page:
         """Return all metrics in the Prometheus text format."""
         body = generate_latest(self._registry)
@@ -142,6 +152,18 @@ class Metrics:
         if label != _OTHER_BUNDLE:
             self._children[(decision.verdict, decision.reason, bundle)] = child
         return child
+
+
+class _ReadCounter(Collector):
+    """A counter whose value somebody else keeps."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
 
 
 class _LedgerMetrics:
@@ -165,6 +187,15 @@ class _LedgerMetrics:
             "Ledger transactions that failed; their calls were denied.",
             registry=registry,
         )
+        self._jobs = Counter(
+            "authz_ledger_job_failures",
+            "Failures of what runs beside the commits.",
+            ["job"],
+            registry=registry,
+        )
+
+    def job_failed(self, job: str) -> None:
+        self._jobs.labels(job).inc()
 
     def committed(self, records: int, seconds: float, error: LedgerError | None) -> None:
         self._seconds.observe(seconds)

@@ -1,7 +1,7 @@
 """Escalations of a server whose approvals are in a shared ledger: settled there, then recorded.
 
 The shared ledger is asked from a thread, and for a bounded time: no other call waits for it. If it
-does not answer, the escalation stays one, without a ticket: what cannot be asked nobody can approve.
+does not answer, the escalation stays one, without a ticket, and nothing can let it pass.
 """
 
 import asyncio
