@@ -21,7 +21,7 @@ from authz_server.core.strict_json import JsonValue
 _MEMBERS: Final = frozenset({"by", "hash", "cert", "chain", "subject", "uri", "dns", "issuer"})
 _JSON_DEPTH_MAX: Final = 3  # an array of objects of arrays
 # Envoy, "x-forwarded-client-cert": `,` `;` and `=` in a value need quotes, `"` in them a backslash.
-_PAIR: Final = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*+)"|([^",;=\\]*+))')
+_PAIR: Final = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*+)"|([^",;=\\\s\x00-\x1f]*+))')
 _ELEMENT_END: Final = re.compile(r"[ \t]*,[ \t]*")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
