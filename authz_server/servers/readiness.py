@@ -37,10 +37,15 @@ class Readiness:
         policy: PolicyState,
         *,
         trust_fault: Callable[[Snapshot | None], str | None] = lambda _snapshot: None,
+        is_watching: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`trust_fault` says why the trust material of a snapshot cannot be decided by."""
+        """`trust_fault` says why the trust material of a snapshot cannot be decided by.
+
+        `is_watching` says whether a change of policy or trust would be noticed.
+        """
         self._policy = policy
         self._trust_fault = trust_fault
+        self._is_watching = is_watching
         self._ledger_fault: str | None = None
         self._draining = False
 
@@ -62,6 +67,9 @@ class Readiness:
             reasons.append("no valid policy is loaded")
         if (fault := self._trust_fault(self._policy.current)) is not None:
             reasons.append(fault)
+        if not self._is_watching():
+            # Whoever is taken out of the policy from now on would stay in it here.
+            reasons.append("policy and trust on disk are no longer watched")
         if self._ledger_fault is not None:
             reasons.append(f"ledger unavailable: {self._ledger_fault}")
         return tuple(reasons)
