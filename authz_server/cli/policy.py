@@ -1,18 +1,24 @@
 """`authz-server policy`: check, test, explain, compare and measure policy bundles."""
 
 import itertools
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Final
 
 import click
 from click.shell_completion import CompletionItem
 
+from authz_server.cli.ledger_source import moment
 from authz_server.cli.policy_faults import in_order, show_fault, show_fault_json
-from authz_server.cli.policy_sources import NotedBundle, load_each, load_noted, load_one
+from authz_server.cli.policy_sources import NotedBundle, is_bundle, load_each, load_noted, load_one
 from authz_server.cli.terminal import examples, show, show_json, show_json_indented
 from authz_server.core import limits
 from authz_server.core.attributes import Attributes
 from authz_server.core.errors import ConfigurationError, Fault
+from authz_server.core.identities import Inventory
+from authz_server.identity.file_content import FileContent
+from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
+from authz_server.ledger.query import DecisionFilter, LedgerReader
 from authz_server.policy.cases import load_request
 from authz_server.policy.source import FaultLog
 
@@ -209,3 +215,124 @@ def _attributes_of_case(source: NotedBundle, name: str) -> Attributes:
         if case.name == name:
             return case.attributes
     raise click.UsageError(f"bundle `{source.bundle.name}` has no case called `{name}`")
+
+
+@group.command(
+    epilog=examples(
+        "policy diff casbin_models new_models",
+        "policy diff casbin_models new_models --replay authz.db --config authz.yaml --since 7d",
+    )
+)
+@click.argument("old", metavar="OLD", type=_directory)
+@click.argument("new", metavar="NEW", type=_directory)
+@click.option(
+    "--replay",
+    "ledger",
+    metavar="LEDGER",
+    help="Decide the recorded decisions of this ledger (file or URL) again under both.",
+)
+@click.option(
+    "--inventory",
+    "inventory_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What to replay knows kinds, owners and labels from: identities.yaml.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Configuration whose inventory to take.",
+)
+@click.option(
+    "--bundle", metavar="NAME", help="Compare this bundle only; the name its records have."
+)
+@click.option("--since", type=moment, metavar="TIME", help="Records not before: RFC 3339, or 7d.")
+@click.option("--until", type=moment, metavar="TIME", help="Records before: RFC 3339, or 7d.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many records, newest first.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 1 as well when a decision cannot be replayed."
+)
+@_output
+def diff(  # noqa: PLR0913, PLR0917 -- one parameter for each option
+    old: Path,
+    new: Path,
+    ledger: str | None,
+    inventory_path: Path | None,
+    config_path: Path | None,
+    bundle: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    strict: bool,
+    output: str,
+) -> None:
+    """Show what differs between two revisions of bundles, and which verdicts would change.
+
+    Without --replay, exits with 1 when any rule differs; with it, when a recorded decision would
+    get another verdict or approver group. A record holds no argument values, query or labels: a
+    decision that depends on them is listed as one that cannot be replayed, never guessed.
+    """
+    from authz_server.cli import policy_diff
+
+    as_json = output == "json"
+    revisions = policy_diff.load_revisions(old, new, bundle)
+    differs = policy_diff.show_rule_changes(revisions, as_json=as_json)
+    if ledger is not None:
+        inventory = _inventory(inventory_path, config_path)
+        wanted = DecisionFilter(since=since, until=until, limit=limit, bundle=bundle)
+        records = (stored.document for stored in LedgerReader.open(_url(ledger)).list(wanted))
+        tally = policy_diff.show_replay(records, revisions, inventory, as_json=as_json)
+        differs = bool(tally.changed or (strict and tally.unsettled))
+    if differs:
+        click.get_current_context().exit(EXIT_NO)
+
+
+def _url(ledger: str) -> str:
+    return ledger if "://" in ledger else f"sqlite:///{Path(ledger).absolute()}"
+
+
+def _inventory(path: Path | None, config_path: Path | None) -> Inventory | None:
+    """Return the inventory that the options name; tells what is assumed without one."""
+    if path is None and config_path is not None:
+        from authz_server.settings import load_settings
+
+        path = load_settings(config_path).identity.inventory
+    if path is None:
+        click.echo(
+            "no inventory given: labels and purposes of the parties are not known, nor what kind "
+            "of identity actors and subjects are",
+            err=True,
+        )
+        return None
+    click.echo(f"labels, purposes and kinds are those of {path} as it is now", err=True)
+    return parse_inventory(FileContent.read(path, bytes_max=INVENTORY_BYTES_MAX))
+
+
+@group.command(
+    epilog=examples(
+        "policy bench casbin_models/tools",
+        "policy bench casbin_models/tools --requests 100000",
+    )
+)
+@click.argument("directory", metavar="DIR", type=_directory)
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="How often the compiled engine is asked.",
+)
+def bench(directory: Path, requests: int) -> None:
+    """Measure a bundle: time to build and decide, memory, and pycasbin's time for the same.
+
+    Asks the requests of `cases.yaml`, or ones made up from the rules. Prints one line of JSON for
+    each bundle; `casbin_p50_us` is null where pycasbin is missing or cannot decide.
+    """
+    from authz_server.cli.policy_bench import bench as measure
+
+    several = not is_bundle(directory)
+    for source in load_noted(directory).values():
+        name = {"bundle": source.bundle.name} if several else {}
+        show_json({**name, **measure(source, requests)})
