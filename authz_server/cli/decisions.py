@@ -1,5 +1,6 @@
 """`authz-server decisions`: find recorded decisions and see why they came out as they did."""
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +22,18 @@ from authz_server.cli.ledger_source import ledger_options, ledger_source, moment
 from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import Reason
+from authz_server.ledger.database import Access, Store
 from authz_server.ledger.query import DecisionFilter, LedgerReader, StoredDecision
+from authz_server.ledger.seal import SealKeys
+from authz_server.ledger.verify import ChainReport, read_statements, verify
 
 _HEADINGS: Final = (
     "decision", "time", "verdict", "reason", "subject", "caller", "action", "resource", "rules",
+)  # fmt: skip
+
+EXIT_BROKEN: Final = 1
+_CHAIN_HEADINGS: Final = (
+    "chain", "records", "last", "sealed through", "erased", "removed", "found",
 )  # fmt: skip
 
 _output = click.option(
@@ -131,6 +140,68 @@ def explain_command(decision_id: str, config_path: Path | None, ledger_url: str 
     decided, and who approved it.
     """
     show(explain_tree(_find(decision_id, config_path, ledger_url)))
+
+
+@group.command(
+    "verify",
+    epilog=examples(
+        "decisions verify --config authz.yaml",
+        "decisions verify --ledger sqlite:///authz.db --key audit.pub --checkpoints kept.jsonl",
+    ),
+)
+@ledger_options
+@click.option(
+    "--key",
+    "key_paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Key of a server whose statements count (PEM, public or private). May be repeated.",
+)
+@click.option(
+    "--checkpoints",
+    "checkpoint_paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Checkpoints that were kept elsewhere, one JSON document a line. May be repeated.",
+)
+@_output
+def verify_command(
+    config_path: Path | None,
+    ledger_url: str | None,
+    key_paths: tuple[Path, ...],
+    checkpoint_paths: tuple[Path, ...],
+    output: str,
+) -> None:
+    """Verify every hash chain of the ledger, and name the first bad sequence number.
+
+    Found are records that were edited, deleted, reordered, cut off at the end or written anew; the
+    last two by signed checkpoints, best those kept elsewhere. Exit code 1 when anything is wrong.
+    Without a key only the chains themselves are verified.
+    """
+    source = ledger_source(config_path, ledger_url)
+    keys = SealKeys.load((*source.key_paths, *key_paths))
+    kept = [
+        statement
+        for path in (*source.checkpoint_paths, *checkpoint_paths)
+        for statement in read_statements(path, keys)
+    ]
+    reports = list(verify(Store.open(source.url, Access.READ), keys=keys, elsewhere=kept))
+    if output == "json":
+        for report in reports:
+            show_json(asdict(report))
+    else:
+        show(table(_CHAIN_HEADINGS, map(_chain_row, reports)))
+    if any(report.fault for report in reports):
+        click.get_current_context().exit(EXIT_BROKEN)
+
+
+def _chain_row(report: ChainReport) -> tuple[str | Text, ...]:
+    fault = report.fault
+    found = f"{fault.kind} at {fault.seq}: {fault.detail}" if fault else "whole"
+    counts = (report.records, report.last, report.sealed_through, report.erased, report.removed)
+    return (report.writer, *map(str, counts), safe(found, "bold red" if fault else "green"))
 
 
 def _find(decision_id: str, config_path: Path | None, ledger_url: str | None) -> Document:

@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 import click
 
 from authz_server.ledger.approvals import ApproverGroups
+from authz_server.ledger.database import is_shared, sqlite_path
+from authz_server.ledger.seal import key_file_beside
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -19,10 +21,16 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSource:
-    """Where the ledger is, and who may answer what it asks."""
+    """Where the ledger is, who may answer what it asks, and what its server signs with.
+
+    `key_paths` and `checkpoint_paths` are those of the configuration that exist on this machine.
+    """
 
     url: str
     groups: ApproverGroups
+    key_paths: tuple[Path, ...] = ()
+    checkpoint_paths: tuple[Path, ...] = ()
+    subject_key: Path | None = None
 
 
 def ledger_options(command: _Command) -> _Command:
@@ -54,7 +62,19 @@ def ledger_source(config_path: Path | None, ledger_url: str | None) -> LedgerSou
     from authz_server.settings import load_settings
 
     settings = load_settings(config_path)
-    return LedgerSource(url=ledger_url or settings.ledger.url, groups=settings.approvals.groups)
+    groups = settings.approvals.groups
+    if ledger_url is not None:
+        return LedgerSource(url=ledger_url, groups=groups)
+    ledger = settings.ledger
+    file = ledger.outbox if is_shared(ledger.url) else sqlite_path(ledger.url)
+    sinks = (sink for sink in ledger.checkpoint_sinks if isinstance(sink, Path))
+    return LedgerSource(
+        url=ledger.url,
+        groups=groups,
+        key_paths=tuple(filter(Path.exists, [ledger.signing_key or key_file_beside(file)])),
+        checkpoint_paths=tuple(filter(Path.exists, sinks)),
+        subject_key=ledger.subject_key,
+    )
 
 
 def moment(text: str) -> datetime:

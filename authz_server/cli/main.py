@@ -46,6 +46,9 @@ LAZY: Final[Mapping[str, _Entry]] = MappingProxyType(
         "decisions": _Entry(
             "authz_server.cli.decisions:group", "List, show and explain recorded decisions."
         ),
+        "ledger": _Entry(
+            "authz_server.cli.ledger:group", "Prepare a shared ledger; erase a person from one."
+        ),
         "approvals": _Entry(
             "authz_server.cli.approvals:group", "Answer escalations: approve or reject."
         ),

@@ -204,6 +204,11 @@ class SealKeys:
         raise SealFault("statement is signed by a key that is not known here")
 
 
+def key_file_beside(file: Path) -> Path:
+    """Return where the signing key of the ledger or outbox `file` is unless configured."""
+    return file.with_name(file.name + ".key")
+
+
 def key_id(key: Ed25519PublicKey) -> str:
     """Return the JWK thumbprint of `key` (RFC 7638, RFC 8037 appendix A.3)."""
     raw = _base64url(key.public_bytes(Encoding.Raw, PublicFormat.Raw))

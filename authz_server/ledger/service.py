@@ -22,7 +22,7 @@ from authz_server.ledger.keeper import Job, JobObserver, Keeper
 from authz_server.ledger.pseudonym import Pseudonyms
 from authz_server.ledger.retention import expire_file, expire_shared
 from authz_server.ledger.schema import Layout
-from authz_server.ledger.seal import SigningKey
+from authz_server.ledger.seal import SigningKey, key_file_beside
 from authz_server.ledger.settlement import ApprovalTerms
 from authz_server.ledger.shared_approvals import SharedApprovals
 from authz_server.ledger.ship import Shipper
@@ -60,11 +60,6 @@ class LedgerPlan:
     def key_file(self) -> Path:
         """Where the key of checkpoints is; see `key_file_beside`."""
         return self.signing_key or key_file_beside(self.file)
-
-
-def key_file_beside(file: Path) -> Path:
-    """Return where the signing key of the ledger or outbox `file` is unless configured."""
-    return file.with_name(file.name + ".key")
 
 
 class LedgerService:

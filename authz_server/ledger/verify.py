@@ -27,7 +27,7 @@ from sqlalchemy import func, select
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.chain import START, Link, hash_of, leaf_of
 from authz_server.ledger.database import Store, converted
-from authz_server.ledger.schema import COMMITTED, chains, decisions, statements
+from authz_server.ledger.schema import COMMITTED, chains, check, decisions, statements
 from authz_server.ledger.seal import SealFault, SealKeys, Statement, StatementKind
 
 # Each page is a read of its own, so that a long verification keeps no snapshot of the database.
@@ -107,6 +107,8 @@ def verify(
     outside. Memory does not grow with the ledger. Raises `LedgerError`.
     """
     with converted("verify the ledger"):
+        with store.transaction() as connection:
+            check(connection)
         vouched = _vouched(store, keys, elsewhere)
         ends = _ends(store)
         for writer in sorted({*vouched, *ends, *_writers(store)}):

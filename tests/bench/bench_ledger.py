@@ -66,7 +66,8 @@ def rows_only(_: Ledger) -> Commit:
 
 def numbered(batch: list[Record], link: Link) -> tuple[list[Row], list[Row], Link]:
     """Return rows and terms of a batch that follows `link`, and the new end."""
-    rows, terms = [], []
+    rows: list[Row] = []
+    terms: list[Row] = []
     for one in batch:
         row, link = decision_row(WRITER, link, bytes(16), one, one.decision)
         rows.append(row)
