@@ -5,17 +5,18 @@ one that never can. Parts that folding leaves behind are not checked further: in
 `p.kind == "*" || r.sub.kind == p.kind` the second half does not exist for a rule whose kind is `*`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from authz_server.core.errors import Fault, InvalidValueError
 from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.check import check_condition
-from authz_server.policy.functions import Function, compile_constants, time_test
-from authz_server.policy.model import Model
+from authz_server.policy.functions import Function, Plan, compile_constants, time_test
+from authz_server.policy.limits import PATTERN_CHARS_MAX
+from authz_server.policy.model import RoleDefinition, Section
 from authz_server.policy.patterns import TextMap, TextTest
-from authz_server.policy.roles import RoleGraph
+from authz_server.policy.roles import Roles
 from authz_server.policy.rows import Row
 from authz_server.policy.runtime import ARITHMETIC, EvaluationError, compare, equal
 from authz_server.policy.source import FaultLog, Fragment
@@ -58,60 +59,154 @@ class Compiled:
             self.functions[key] = compile_constants(function, constants)
         return self.functions[key]
 
+    def check(self, function: Function, constants: tuple[str, ...]) -> None:
+        """Raise `InvalidValueError` if `function` does not take these constants."""
+        if self.plan(function, constants) is None:
+            self.function(function, constants)
 
-class Binder:
-    """Binds the rows of one bundle."""
+    def plan(self, function: Function, constants: tuple[str, ...]) -> Plan | None:
+        """Return the form that needs no call, if there is one. Raises `InvalidValueError`."""
+        if function.plan is None or len(constants[0]) > PATTERN_CHARS_MAX:
+            return None
+        return function.plan(constants)
 
-    def __init__(self, model: Model, roles: Mapping[str, RoleGraph], log: FaultLog) -> None:
-        self._model = model
+
+P = TypeVar("P")
+Conjuncts = tuple[Term, ...]
+_CACHED_MAX: Final = 4_096  # different values of one operand's columns; more are bound row by row
+
+
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """One operand of a matcher: the columns it reads, and those among them that hold its text."""
+
+    term: Term
+    columns: tuple[int, ...]
+    text_columns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, term: Term) -> "_Operand":
+        columns, text_columns = _columns(term)
+        return cls(term, tuple(sorted(columns)), tuple(sorted(text_columns)))
+
+
+class Binder(Generic[P]):
+    """Binds the rows of one section.
+
+    Rows share most of what they say, so each operand of the matcher is bound, and prepared for
+    what comes after, once for each different value of the columns it reads, as long as nothing is
+    wrong with it. `prepare` is given the conditions an operand comes to, none if it always holds.
+    """
+
+    def __init__(
+        self,
+        section: Section,
+        definitions: Mapping[str, RoleDefinition],
+        roles: Mapping[str, Roles],
+        log: FaultLog,
+        prepare: Callable[[Conjuncts], P],
+    ) -> None:
+        self._prepare = prepare
+        self._section = section
+        self._definitions = definitions
         self._roles = roles
         self._log = log
-        self._matcher = check_condition(model.matcher, model, log)
-        self._rules: dict[str, Term] = {}
-        self._rule_columns = sorted(_rule_columns(self._matcher))
+        self._reports = 0
+        self.errors = 0  # reported so far, also those that the log had already
+        matcher = check_condition(section.matcher, section, definitions, log)
+        operands = matcher.items if isinstance(matcher, Every) else (matcher,)
+        self._operands = [_Operand.of(operand) for operand in operands]
+        self._bound: list[dict[tuple[str, ...], P | None]] = [{} for _ in operands]
+        self._rules: dict[str, tuple[Term, list[int]]] = {}
+        self._role_tests: dict[tuple[str, bool], Callable[..., bool]] = {}
         self.compiled = Compiled()
 
-    def bind(self, row: Row) -> Term:
-        """Return the matcher with the columns of `row`; faults go to the log."""
-        for column in self._rule_columns:
-            self.rule_text(row, column)  # also where folding would leave the column out
-        return _Binding(self, row, self._model.matcher).bind(self._matcher)
+    def bind(self, row: Row) -> list[P] | None:
+        """Return what `row` demands, one prepared part for each operand of the matcher.
+
+        None: the rule can never match, or is at fault, which `errors` tells and the log explains.
+        """
+        found: list[P] | None = []
+        for operand, known in zip(self._operands, self._bound, strict=True):
+            key = [row.values[column] for column in operand.columns]
+            for column in operand.text_columns:
+                key += [row.values[other] for other in self.rule_text(row, column)[1]]
+            part = self._part(operand.term, row, tuple(key), known)
+            if part is None:
+                found = None  # the other operands may still be at fault
+            elif found is not None:
+                found.append(part)
+        return found
+
+    def _part(
+        self,
+        operand: Term,
+        row: Row,
+        key: tuple[str, ...],
+        known: dict[tuple[str, ...], P | None],
+    ) -> P | None:
+        if key in known:
+            return known[key]
+        before, errors = self._reports, self.errors
+        conjuncts = _conjuncts(_Binding(self, row, self._section.matcher).bind(operand))
+        part = None if conjuncts is None or self.errors > errors else self._prepare(conjuncts)
+        if self._reports == before and len(known) < _CACHED_MAX:
+            known[key] = part
+        return part
 
     def report(self, fault: Fault) -> None:
         """Keep a fault and go on, so that all of a row's are found."""
+        self._reports += 1
+        self.errors += fault.severity == "error"
         self._log.add(fault)
 
-    def rule_text(self, row: Row, column: int) -> Term:
-        """Return the checked expression in one column; equal texts are checked once."""
+    def rule_text(self, row: Row, column: int) -> tuple[Term, list[int]]:
+        """Return the checked expression in one column, and the columns that it reads itself.
+
+        Equal texts are checked once.
+        """
         text = row.values[column]
         known = self._rules.get(text)
         if known is not None:
             return known
         log = FaultLog()
-        term = check_condition(row.fragment(column), self._model, log, rule=True)
+        fragment = row.fragment(column)
+        term = check_condition(fragment, self._section, self._definitions, log, rule=True)
         for fault in (*log.faults, *log.warnings):
-            self._log.add(fault)
+            self.report(fault)
         if log.faults:
-            return Broken()
-        self._rules[text] = term
-        return term
+            return Broken(), []
+        self._rules[text] = term, sorted(_columns(term)[0])
+        return self._rules[text]
 
-    def check_role_rows(self, name: str) -> None:
-        """Refuse a role test without role rows: `!g(r.sub.id, "banned")` would hold for all."""
-        if not self._roles[name].roles:
-            at = self._model.roles[name].at
-            self._log.add(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))
+    def role_term(self, term: HasRole, arguments: tuple[Term, ...]) -> HasRole:
+        """Return a role test over bound arguments.
 
-    def role_test(self, term: HasRole) -> object:
-        """Return the test that `term` calls."""
-        return self._roles[term.definition].test(identity=term.identity)
+        Refuses one without role rows: `!g(r.sub.id, "banned")` would hold for all.
+        """
+        name = term.definition
+        if not self._roles[name].named:
+            at = self._definitions[name].at
+            self.report(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))
+        return HasRole(name, arguments, term.identity, self._roles[name].live)
+
+    def roles(self, definition: str) -> Roles:
+        """Return the roles that a test of `definition` looks at."""
+        return self._roles[definition]
+
+    def role_test(self, definition: str, *, identity: bool) -> Callable[..., bool]:
+        """Return the one function that all such role tests call."""
+        key = (definition, identity)
+        if key not in self._role_tests:
+            self._role_tests[key] = self._roles[definition].test(identity=identity)
+        return self._role_tests[key]
 
 
 @dataclass(frozen=True, slots=True)
 class _Binding:
     """One row being bound; `source` is the text whose terms are visited (for faults)."""
 
-    binder: Binder
+    binder: Binder[Any]
     row: Row
     source: Fragment
 
@@ -150,16 +245,15 @@ class _Binding:
                 return self._apply(term)
             case Between():
                 return self._between(term)
-            case HasRole(definition=definition, arguments=arguments, identity=identity):
-                self.binder.check_role_rows(definition)
-                return HasRole(definition, tuple(map(self.bind, arguments)), identity)
+            case HasRole(arguments=arguments):
+                return self.binder.role_term(term, tuple(map(self.bind, arguments)))
             case RuleText(column=column):
                 return self._rule_text(column)
             case _:
                 return term
 
     def _rule_text(self, column: Column) -> Term:
-        text = self.binder.rule_text(self.row, column.index)
+        text, _ = self.binder.rule_text(self.row, column.index)
         return _Binding(self.binder, self.row, self.row.fragment(column.index)).bind(text)
 
     def _every(self, items: Sequence[Term]) -> Term:
@@ -234,7 +328,7 @@ class _Binding:
         value = self.bind(term.value)
         constants = tuple(map(self.bind, term.constants))
         try:
-            compiled = self.binder.compiled.function(term.function, texts(constants))
+            self.binder.compiled.check(term.function, texts(constants))
         except InvalidValueError as error:
             self._report(constants[0], f"{term.function.name}: {error}")
             return Broken()
@@ -244,6 +338,7 @@ class _Binding:
         if not isinstance(value, Constant):
             return Apply(term.function, value, constants, term.at)
         assert isinstance(value.value, str)
+        compiled = self.binder.compiled.function(term.function, texts(constants))
         return Constant(compiled(value.value), term.at, value.column)
 
     def _between(self, term: Between) -> Term:
@@ -256,10 +351,23 @@ class _Binding:
         return Between(constants, term.at)
 
 
-def _rule_columns(term: Term) -> set[int]:
+def _columns(term: Term) -> tuple[set[int], set[int]]:
+    """Return the columns whose values `term` reads, and those among them that hold its text."""
+    if isinstance(term, Column):
+        return {term.index}, set()
     if isinstance(term, RuleText):
-        return {term.column.index}
-    return set[int]().union(*map(_rule_columns, parts(term)))
+        return {term.column.index}, {term.column.index}
+    found = [_columns(part) for part in parts(term)]
+    return set[int]().union(*(one for one, _ in found)), set[int]().union(
+        *(two for _, two in found)
+    )
+
+
+def _conjuncts(bound: Term) -> Conjuncts | None:
+    """Return a bound operand as conditions that must all hold; None if they never do."""
+    if isinstance(bound, Constant):
+        return () if bound.value else None
+    return bound.items if isinstance(bound, Every) else (bound,)
 
 
 def texts(constants: Sequence[Term]) -> tuple[str, ...]:

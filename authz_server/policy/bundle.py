@@ -7,7 +7,7 @@ that read files.
 import fnmatch
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -21,7 +21,13 @@ from authz_server.policy.cases import Case, CaseFailure, load_cases, run_cases, 
 from authz_server.policy.index import Node
 from authz_server.policy.manifest import Manifest, RowSource, load_manifest
 from authz_server.policy.model import Effect, load_model
-from authz_server.policy.rules import Rule, RuleObserver, load_rules, unobserved
+from authz_server.policy.rules import (
+    Rule,
+    RuleObserver,
+    check_matching,
+    load_rules,
+    unobserved,
+)
 from authz_server.policy.source import FaultLog, SourceFile
 from authz_server.policy.table import PolicyTable
 from authz_server.policy.verdict import judge, policy_error, strictest
@@ -52,13 +58,14 @@ class DirectoryLoader(Protocol):
 class PolicyBundle:
     """One compiled bundle. Immutable and free of hidden state: any number of threads may share it.
 
-    `rules` are in the order they are reported in; `warnings` do not stop a bundle from loading.
+    `effects` are those of the policy types, by `Rule.section`. `rules` are in the order they are
+    reported in; `warnings` do not stop a bundle from loading.
     `cases` are the policy tests of `cases.yaml`; `failed_cases` runs them.
     """
 
     manifest: Manifest
     revision: str
-    effect: Effect
+    effects: tuple[Effect, ...]
     rules: tuple[Rule, ...]
     index: Node[Rule]
     order: Mapping[str, int]
@@ -69,6 +76,11 @@ class PolicyBundle:
     def name(self) -> str:
         """Name of the bundle, the value of the `bundle` context extension."""
         return self.manifest.name
+
+    @property
+    def effect(self) -> Effect:
+        """The effect of the first policy type, `p`."""
+        return self.effects[0]
 
     @property
     def domain(self) -> str:
@@ -123,7 +135,15 @@ class PolicyBundle:
 
     def judge_rules(self, matched: Sequence[Rule], failed: Sequence[Rule]) -> Evaluation:
         """Return the verdict where `matched` are all that match and `failed` raise an error."""
-        return policy_error(failed) if failed else judge(self.effect, matched)
+        if failed:
+            return policy_error(failed)
+        if len(self.effects) == 1:
+            return judge(self.effects[0], matched)
+        judged = [
+            judge(effect, [rule for rule in matched if rule.section == section])
+            for section, effect in enumerate(self.effects)
+        ]
+        return strictest(judged, self.order)
 
 
 def load_bundle_files(
@@ -162,6 +182,9 @@ def load_bundle_files(
     if table is not None:
         policies, roles = [table], []
     if model is not None and policies:
+        if manifest is not None:
+            model = replace(model, matching=manifest.matching)
+            check_matching(model, shown + MANIFEST, log)
         rules, index = load_rules(policies, roles, model, log, observe)
     cases: tuple[Case, ...] = ()
     if CASES in known and manifest is not None:
@@ -172,7 +195,7 @@ def load_bundle_files(
     return PolicyBundle(
         manifest=manifest,
         revision=_revision(known, table),
-        effect=model.effect,
+        effects=tuple(section.effect for section in model.sections),
         rules=rules,
         index=index,
         order=MappingProxyType({rule.id: rule.order for rule in rules}),

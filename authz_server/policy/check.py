@@ -13,7 +13,7 @@ from authz_server.core.suggestion import did_you_mean
 from authz_server.policy import expression as syntax
 from authz_server.policy.functions import FUNCTIONS, Function
 from authz_server.policy.limits import INDEX_ITEM_MAX
-from authz_server.policy.model import Model
+from authz_server.policy.model import RoleDefinition, Section
 from authz_server.policy.source import FaultFound, FaultLog, Fragment
 from authz_server.policy.terms import (
     Apply,
@@ -46,22 +46,38 @@ _ORDERS: Final = frozenset({"<", "<=", ">", ">="})
 _IDENTITIES: Final = frozenset({("sub", "id"), ("chain", "subject"), ("chain", "leaf")})
 
 
-def check_condition(source: Fragment, model: Model, log: FaultLog, *, rule: bool = False) -> Term:
+def check_condition(
+    source: Fragment,
+    section: Section,
+    roles: Mapping[str, RoleDefinition],
+    log: FaultLog,
+    *,
+    rule: bool = False,
+) -> Term:
     """Return the condition that `source` holds; faults go to `log` and leave `Broken` behind.
 
     `rule` marks the text of a rule's `eval` column, which may not use `eval` itself.
     """
     with log.collecting():
-        return _Checker(source, model, log, rule=rule).condition(syntax.parse(source))
+        return _Checker(source, section, roles, log, rule=rule).condition(syntax.parse(source))
     return Broken()
 
 
 class _Checker:
     """Checks one expression."""
 
-    def __init__(self, source: Fragment, model: Model, log: FaultLog, *, rule: bool) -> None:
+    def __init__(
+        self,
+        source: Fragment,
+        section: Section,
+        roles: Mapping[str, RoleDefinition],
+        log: FaultLog,
+        *,
+        rule: bool,
+    ) -> None:
         self._source = source
-        self._model = model
+        self._section = section
+        self._roles = roles
         self._log = log
         self._rule = rule
 
@@ -112,29 +128,31 @@ class _Checker:
 
     def _path(self, path: syntax.Path) -> Term:
         root = path.parts[0]
-        if root == "r":
+        section = self._section
+        if root == section.request_root:
             return self._attribute(path)
-        if root == "p":
+        if root == section.policy_root:
             return self._column(path)
         hint = did_you_mean(str(root), FUNCTIONS) or "; quote it to make it text"
-        raise self._fault(path.at, f"unknown name `{root}`: expected `r.` or `p.`{hint}")
+        expected = f"`{section.request_root}.` or `{section.policy_root}.`"
+        raise self._fault(path.at, f"unknown name `{root}`: expected {expected}{hint}")
 
     def _column(self, path: syntax.Path) -> Column:
-        columns = self._model.columns
+        columns, root = self._section.columns, path.parts[0]
         if len(path.parts) != 2:
-            raise self._fault(path.at, "expected `p.` and one column name")
+            raise self._fault(path.at, f"expected `{root}.` and one column name")
         name = str(path.parts[1])
         if name not in columns:
             hint = did_you_mean(name, columns)
-            raise self._fault(path.places[1], f"`p` has no column `{name}`{hint}")
+            raise self._fault(path.places[1], f"`{root}` has no column `{name}`{hint}")
         return Column(columns[name], name, path.at)
 
     def _attribute(self, path: syntax.Path) -> Term:
         if len(path.parts) < 2:
-            raise self._fault(path.at, "expected `r.` and a request token")
+            raise self._fault(path.at, f"expected `{path.parts[0]}.` and a request token")
         token = str(path.parts[1])
-        if token not in self._model.request:
-            declared = did_you_mean(token, self._model.request) or (
+        if token not in self._section.request:
+            declared = did_you_mean(token, self._section.request) or (
                 "; add it to `[request_definition]`" if token in SCHEMA else ""
             )
             raise self._fault(path.places[1], f"the request has no token `{token}`{declared}")
@@ -263,11 +281,11 @@ class _Checker:
         if node.name == "timeMatch":
             self._check_count(node, 2, "timeMatch(start, end)")
             return Between(tuple(self._constant(part, node) for part in node.arguments), node.at)
-        if node.name in self._model.roles:
+        if node.name in self._roles:
             return self._role(node)
         function = FUNCTIONS.get(node.name)
         if function is None:
-            known = [*FUNCTIONS, "eval", "timeMatch", *self._model.roles]
+            known = [*FUNCTIONS, "eval", "timeMatch", *self._roles]
             hint = did_you_mean(node.name, known)
             raise self._fault(node.at, f"unknown function `{node.name}`{hint}")
         return self._apply(node, function)
@@ -297,7 +315,7 @@ class _Checker:
         return term
 
     def _role(self, node: syntax.Call) -> Term:
-        arity = self._model.roles[node.name].arity
+        arity = self._roles[node.name].arity
         usage = ", ".join(("member", "role", "domain")[:arity])
         self._check_count(node, arity, f"{node.name}({usage})")
         arguments = tuple(map(self._text, node.arguments))

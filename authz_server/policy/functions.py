@@ -9,26 +9,52 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Final
 
 from authz_server.core.errors import InvalidValueError
 from authz_server.policy.automaton import compile_pattern
 from authz_server.policy.glob import parse_glob
 from authz_server.policy.limits import PATTERN_CHARS_MAX
-from authz_server.policy.patterns import PathPattern, Segment, TextMap, TextTest, parse_pattern
+from authz_server.policy.patterns import (
+    PathPattern,
+    Segment,
+    TextMap,
+    TextTest,
+    is_plain,
+    parse_pattern,
+)
 from authz_server.policy.regex import is_anchored, parse_regex
 
 Constants = tuple[str, ...]
-Places = tuple[tuple[int, str], ...]
+Places = tuple[tuple[str, int, str], ...]  # separator, position (from the end if negative), text
+
+
+@dataclass(frozen=True, slots=True)
+class Exactly:
+    """A pattern that only one text matches."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A pattern that every text with this beginning matches."""
+
+    text: str
+
+
+Plan = Exactly | Beginning | PathPattern
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
     """One function. `compile` takes the constant arguments and may raise `InvalidValueError`.
 
-    `literals` gives (segment, text) of every path that can match, for the index; `constants` is
-    how many constant arguments follow the value. `usage` is shown when the count is wrong;
-    `advice` is a warning about constants that do not mean what they seem to.
+    `plan` gives a form that a matcher evaluates itself, without a call, or None; it raises as
+    `compile` does. `literals` gives what every text that can match has between separators, for the
+    index. `constants` is how many constant arguments follow the value. `usage` is shown when the
+    count is wrong; `advice` is a warning about constants that do not mean what they seem to.
     """
 
     name: str
@@ -38,6 +64,7 @@ class Function:
     returns_text: bool = False
     literals: Callable[[Constants], Places] | None = None
     advice: Callable[[Constants], str | None] | None = None
+    plan: Callable[[Constants], Plan | None] | None = None
 
 
 def _key_match(constants: Constants) -> TextTest:
@@ -50,10 +77,16 @@ def _key_match(constants: Constants) -> TextTest:
     return lambda text: text.startswith(head)
 
 
+def _key_match_plan(constants: Constants) -> Plan:
+    _key_match(constants)
+    head, star, _ = constants[0].partition("*")
+    return Beginning(head) if star else Exactly(head)
+
+
 def _key_match_literals(constants: Constants) -> Places:
     head, star, _ = constants[0].partition("*")
     parts = head.split("/")
-    return tuple(enumerate(parts[:-1] if star else parts))
+    return tuple(("/", at, part) for at, part in enumerate(parts[:-1] if star else parts))
 
 
 def _key_get(constants: Constants) -> TextMap:
@@ -69,8 +102,26 @@ def _path_test(*, braces: bool) -> Callable[[Constants], TextTest]:
     return lambda constants: parse_pattern(constants[0], braces=braces).test()
 
 
+def _path_plan(*, braces: bool) -> Callable[[Constants], Plan | None]:
+    def plan(constants: Constants) -> Plan | None:
+        pattern = parse_pattern(constants[0], braces=braces)
+        return pattern if is_plain(pattern) else None
+
+    return plan
+
+
+def _key_match4_plan(constants: Constants) -> Plan | None:
+    pattern = parse_pattern(constants[0], braces=True)
+    repeated = any(len(places) > 1 for places in _variables(pattern).values())
+    return pattern if is_plain(pattern) and not repeated else None
+
+
 def _path_literals(*, braces: bool) -> Callable[[Constants], Places]:
-    return lambda constants: parse_pattern(constants[0], braces=braces).literals()
+    def literals(constants: Constants) -> Places:
+        found = parse_pattern(constants[0], braces=braces).literals()
+        return tuple(("/", at, text) for at, text in found)
+
+    return literals
 
 
 def _path_get(*, braces: bool) -> Callable[[Constants], TextMap]:
@@ -161,6 +212,22 @@ def _glob_match(constants: Constants) -> TextTest:
     return compile_pattern(parse_glob(constants[0])).matches
 
 
+_WILD: Final = frozenset("*?")
+
+
+def _glob_literals(constants: Constants) -> Places:
+    """Return the literal segments of a path, or the labels that end a host name."""
+    pattern = constants[0]
+    if "[" in pattern or "\\" in pattern:
+        return ()
+    if "/" in pattern:  # a glob has as many `/` as what it matches
+        parts = enumerate(pattern.split("/"))
+        return tuple(("/", at, part) for at, part in parts if not _WILD & set(part))
+    labels = reversed(pattern.split("."))
+    literal = tuple(takewhile(lambda label: not _WILD & set(label), labels))
+    return tuple((".", -at, label) for at, label in enumerate(literal, 1))
+
+
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 
 
@@ -191,15 +258,22 @@ def compile_constants(function: Function, constants: Constants) -> TextTest | Te
 FUNCTIONS: Final[Mapping[str, Function]] = {
     function.name: function
     for function in (
-        Function("keyMatch", "keyMatch(text, pattern)", 1, _key_match, False, _key_match_literals),
+        Function(
+            "keyMatch",
+            "keyMatch(text, pattern)",
+            1,
+            _key_match,
+            literals=_key_match_literals,
+            plan=_key_match_plan,
+        ),
         Function("keyGet", "keyGet(text, pattern)", 1, _key_get, True),
         Function(
             "keyMatch2",
             "keyMatch2(path, pattern)",
             1,
             _path_test(braces=False),
-            False,
-            _path_literals(braces=False),
+            literals=_path_literals(braces=False),
+            plan=_path_plan(braces=False),
         ),
         Function("keyGet2", "keyGet2(path, pattern, variable)", 2, _path_get(braces=False), True),
         Function(
@@ -207,8 +281,8 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
             "keyMatch3(path, pattern)",
             1,
             _path_test(braces=True),
-            False,
-            _path_literals(braces=True),
+            literals=_path_literals(braces=True),
+            plan=_path_plan(braces=True),
         ),
         Function("keyGet3", "keyGet3(path, pattern, variable)", 2, _path_get(braces=True), True),
         Function(
@@ -216,12 +290,33 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
             "keyMatch4(path, pattern)",
             1,
             _key_match4,
-            False,
-            _path_literals(braces=True),
+            literals=_path_literals(braces=True),
+            plan=_key_match4_plan,
         ),
         Function("keyMatch5", "keyMatch5(path, pattern)", 1, _key_match5),
         Function("regexMatch", "regexMatch(text, pattern)", 1, _regex_match, advice=_regex_advice),
-        Function("globMatch", "globMatch(text, pattern)", 1, _glob_match),
+        Function("globMatch", "globMatch(text, pattern)", 1, _glob_match, literals=_glob_literals),
         Function("ipMatch", "ipMatch(address, network)", 1, _ip_match),
     )
 }
+
+# What may say that a name of a role row is a pattern, and the characters without which it is none.
+# regexMatch is not among them: a plain name would be a pattern too, and `ann` match `joanna`.
+ROLE_FUNCTIONS: Final[Mapping[str, str]] = {
+    "keyMatch": "*",
+    "keyMatch2": ":*",
+    "keyMatch3": "{*",
+    "keyMatch4": "{*",
+    "keyMatch5": "{*",
+    "globMatch": "*?[\\",
+}
+
+
+def role_function(name: str) -> Function:
+    """Return the function called `name`, one of `ROLE_FUNCTIONS`."""
+    return FUNCTIONS[name]
+
+
+def is_literal(name: str, text: str) -> bool:
+    """Return whether `text` matches nothing but itself under the role function `name`."""
+    return not set(ROLE_FUNCTIONS[name]) & set(text)

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from authz_server.core.attributes import Role
 from authz_server.core.errors import ConfigurationError
 from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import YamlDocument, YamlValue
+from authz_server.policy.functions import ROLE_FUNCTIONS
 from authz_server.policy.limits import NAME_CHARS_MAX
+from authz_server.policy.model import RoleMatching
 from authz_server.policy.source import FaultLog
 
 DOMAINS: Final = ("application", "infrastructure", "data", "ai_workload")
@@ -18,7 +20,16 @@ _PARTIES: Final[Mapping[str, Role]] = {
     "actors": Role.ACTOR,
     "subject": Role.SUBJECT,
 }
-_KEYS: Final = ("name", "domain", "description", "parties", "owner", "rows")
+_KEYS: Final = (
+    "name",
+    "domain",
+    "description",
+    "parties",
+    "owner",
+    "rows",
+    "role_matching",
+    "domain_matching",
+)
 _ROWS_KEYS: Final = ("url_env", "table", "channel")
 # SECURITY: whoever writes a bundle may not name any other variable of the server's environment.
 _URL_VARIABLE = re.compile(r"POLICY_ROWS_[A-Z0-9_]{1,64}")
@@ -42,7 +53,10 @@ class RowSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A checked `bundle.yaml`. `parties` always holds the caller."""
+    """A checked `bundle.yaml`. `parties` always holds the caller.
+
+    `matching` says of which role definitions (`g`, `g2`, …) the names or domains are patterns.
+    """
 
     name: str
     domain: str
@@ -50,6 +64,7 @@ class Manifest:
     owner: str = ""
     parties: frozenset[Role] = frozenset({Role.CALLER})
     rows: RowSource | None = None
+    matching: Mapping[str, RoleMatching] = field(default_factory=dict)
 
 
 def load_manifest(
@@ -94,6 +109,7 @@ class _Reader:
             owner=self._text("owner"),
             parties=self._parties(),
             rows=self._rows(),
+            matching=self._matching_functions(),
         )
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
@@ -149,6 +165,28 @@ class _Reader:
         own = table.rpartition(".")[2]
         channel = self._matching(given, "channel", _SQL_NAME, "the name of a channel", own)
         return RowSource(url_env=variable, table=table, channel=channel)
+
+    def _matching_functions(self) -> Mapping[str, RoleMatching]:
+        members, domains = self._functions("role_matching"), self._functions("domain_matching")
+        return {
+            name: RoleMatching(members=members.get(name), domains=domains.get(name))
+            for name in {**members, **domains}
+        }
+
+    def _functions(self, key: str) -> dict[str, str]:
+        given = self._values.get(key, {})
+        if not isinstance(given, dict):
+            self._fault((key,), f"`{key}` maps role definitions to functions: {{g: keyMatch2}}")
+            return {}
+        found: dict[str, str] = {}
+        for name, function in given.items():
+            if function in ROLE_FUNCTIONS:
+                found[str(name)] = str(function)
+                continue
+            hint = did_you_mean(str(function), ROLE_FUNCTIONS)
+            known = ", ".join(ROLE_FUNCTIONS)
+            self._fault((key, name), f"`{function}` cannot match names: one of {known}{hint}")
+        return found
 
     def _matching(
         self,

@@ -117,6 +117,14 @@ def _refuse_regex(text: str) -> None:
             raise InvalidValueError(f"`{char}` has a regex meaning in Casbin's path patterns")
 
 
+def is_plain(pattern: PathPattern) -> bool:
+    """Return whether every segment is a literal, a whole variable or a `*` at the end."""
+    return not any(segment.rest for segment in pattern.segments[:-1]) and all(
+        segment.variable is None or not (segment.prefix or segment.suffix)
+        for segment in pattern.segments
+    )
+
+
 def _segment_test(segments: Sequence[Segment]) -> TextTest:
     """Return a test for a pattern whose only `*`, if any, is its end.
 

@@ -2,27 +2,32 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from authz_server.core.decision import Verdict
-from authz_server.core.errors import InvalidValueError
+from authz_server.core.errors import Fault, InvalidValueError
 from authz_server.core.suggestion import did_you_mean
-from authz_server.policy.bind import FALSE, Binder
-from authz_server.policy.compile import Compiler, Matcher
-from authz_server.policy.index import Guards, Node, build, guards_of, split_condition
+from authz_server.policy.bind import TRUE, Binder
+from authz_server.policy.compile import Compiler, Matcher, Piece
+from authz_server.policy.index import Guard, Guards, Node, build, guards_of, joined
 from authz_server.policy.limits import ROWS_MAX, RULE_ID_CHARS_MAX
-from authz_server.policy.model import Effect, Model
-from authz_server.policy.roles import RoleGraph
+from authz_server.policy.model import PLAIN, Effect, Model, RoleDefinition, Section
+from authz_server.policy.role_walk import RoleWalk
+from authz_server.policy.roles import RoleGraph, Roles, levels
 from authz_server.policy.rows import Row, read_rows
-from authz_server.policy.source import FaultLog, SourceFile
+from authz_server.policy.source import FaultFound, FaultLog, SourceFile
 from authz_server.policy.table import PolicyTable, read_table
-from authz_server.policy.terms import Every, Term
+from authz_server.policy.terms import Term, can_fail
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One compiled rule. `order` is its place among all rules, by priority and then by file."""
+    """One compiled rule.
+
+    `section` counts the policy types of the model from 0; `order` is its place among all rules, by
+    section, priority and file.
+    """
 
     id: str
     effect: Verdict
@@ -31,6 +36,7 @@ class Rule:
     line: int
     order: int
     matches: Matcher
+    section: int = 0
 
 
 class RuleObserver(Protocol):
@@ -60,22 +66,55 @@ def load_rules(
     log: FaultLog,
     observe: RuleObserver = unobserved,
 ) -> tuple[tuple[Rule, ...], Node[Rule]]:
-    """Return the rules in file order and their index; meaningless when `log` holds faults."""
+    """Return the rules, section by section in their order, and the index over all of them.
+
+    Meaningless when `log` holds faults.
+    """
     rows, links = _sorted_rows(files, role_files, model, log)
-    binder = Binder(model, _role_graphs(model, links, files, log), log)
-    builder = _RuleBuilder(model, binder, log, observe)
-    if not log.faults:
-        _order_by_priority(rows, model, log)
-    if log.faults and _matcher_is_broken(model, log):
-        return (), Node()
-    for row in rows:
-        with log.collecting():
-            builder.add(row)
-    return tuple(builder.rules), build(builder.guarded)
+    roles = {name: _roles(one, links[name], model, log) for name, one in model.roles.items()}
+    whole = _Whole(model=model, roles=roles, log=log, observe=observe)
+    guarded: list[tuple[Rule, Guards]] = []
+    for number, section in enumerate(model.sections):
+        builder = _RuleBuilder(number, section, whole)
+        if not log.faults:
+            _order(rows[section.policy_root], section, links, log)
+        if log.faults and _matcher_is_broken(section, log):
+            continue
+        for row in rows[section.policy_root]:
+            with log.collecting():
+                builder.add(row)
+        guarded += builder.guarded
+    return tuple(whole.rules), build(guarded, roles)
 
 
-def _matcher_is_broken(model: Model, log: FaultLog) -> bool:
-    return any(fault.file == model.matcher.file.name for fault in log.faults)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    """What the sections of one bundle share; `rules` and `ids` grow with each row."""
+
+    model: Model
+    roles: Mapping[str, Roles]
+    log: FaultLog
+    observe: RuleObserver
+    rules: list[Rule] = field(default_factory=list)
+    ids: dict[str, Row] = field(default_factory=dict)
+
+
+def check_matching(model: Model, file: str, log: FaultLog) -> None:
+    """Refuse in the manifest `file` a matching function for what the model does not define."""
+    for name, one in model.matching.items():
+        definition = model.roles.get(name)
+        if definition is None:
+            hint = did_you_mean(name, model.roles)
+            message = f"a matching function for `{name}`, which the model does not define{hint}"
+        elif one.domains is not None and definition.arity < 3:
+            message = f"`domain_matching` for `{name}`, which has no domain"
+        else:
+            continue
+        log.add(Fault(file=file, message=message))
+
+
+def _matcher_is_broken(section: Section, log: FaultLog) -> bool:
+    return any(fault.file == section.matcher.file.name for fault in log.faults)
 
 
 def _sorted_rows(
@@ -83,8 +122,8 @@ def _sorted_rows(
     role_files: Sequence[SourceFile],
     model: Model,
     log: FaultLog,
-) -> tuple[list[Row], dict[str, list[Row]]]:
-    rules: list[Row] = []
+) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    rules: dict[str, list[Row]] = {one.policy_root: [] for one in model.sections}
     links: dict[str, list[Row]] = {name: [] for name in model.roles}
     for file in (*files, *role_files):
         count = 0
@@ -93,54 +132,83 @@ def _sorted_rows(
             count += 1
             with log.collecting():
                 row = _check_kind(found, model, roles_only=file in role_files)
-                (rules if row.kind == "p" else links[row.kind]).append(row)
+                (rules if row.kind in rules else links)[row.kind].append(row)
         if not count and not any(fault.file == file.name for fault in log.faults):
             log.add(file.fault(0, file.empty))
-    if not rules and not log.faults:
-        log.add(files[0].fault(0, "the policy holds no rule"))
-    if len(rules) + sum(map(len, links.values())) > ROWS_MAX:
+    for root, found_rows in rules.items():
+        if not found_rows and not log.faults:
+            which = "" if len(rules) == 1 else f" for `{root}`"
+            log.add(files[0].fault(0, f"the policy holds no rule{which}"))
+    if sum(map(len, (*rules.values(), *links.values()))) > ROWS_MAX:
         log.add(files[0].fault(0, f"more than {ROWS_MAX} rows"))
     return rules, links
 
 
 def _check_kind(row: Row, model: Model, *, roles_only: bool) -> Row:
     """Return the row without surplus columns; refuse one of unknown type or wrong length."""
-    known = list(model.roles) if roles_only else ["p", *model.roles]
-    if row.kind not in known:
-        hint = "" if model.roles else "; the model defines no roles"
-        expected = " or ".join(f"`{kind}`" for kind in known) or "none"
-        raise row.line_fault(f"unknown row type `{row.kind}`, expected {expected}{hint}")
-    count = len(model.columns) if row.kind == "p" else model.roles[row.kind].arity
+    section = None if roles_only else model.section(row.kind)
+    definition = model.roles.get(row.kind)
+    if section is not None:
+        count, names = len(section.columns), f" ({', '.join(section.columns)})"
+    elif definition is not None:
+        count, names = definition.width, " (with beginning and end)" if definition.temporal else ""
+    else:
+        raise _unknown_kind(row, model, roles_only=roles_only)
     row = row.without_surplus(count)
     if len(row.values) != count:
-        names = f" ({', '.join(model.columns)})" if row.kind == "p" else ""
         raise row.line_fault(
             f"{len(row.values)} fields after `{row.kind}`, the model says {count}{names}"
         )
-    if row.kind != "p" and not all(row.values):
+    if definition is not None and not all(row.values):
         raise row.line_fault("an empty name in a role row")
     return row
 
 
-def _role_graphs(
+def _unknown_kind(row: Row, model: Model, *, roles_only: bool) -> FaultFound:
+    known = [*([] if roles_only else (one.policy_root for one in model.sections)), *model.roles]
+    hint = "" if model.roles else "; the model defines no roles"
+    expected = " or ".join(f"`{kind}`" for kind in known) or "none"
+    return row.line_fault(f"unknown row type `{row.kind}`, expected {expected}{hint}")
+
+
+def _roles(
+    definition: RoleDefinition,
+    rows: Sequence[Row],
     model: Model,
-    links: Mapping[str, Sequence[Row]],
-    files: Sequence[SourceFile | PolicyTable],
     log: FaultLog,
-) -> dict[str, RoleGraph]:
-    graphs: dict[str, RoleGraph] = {}
-    for name in model.roles:
-        try:
-            graphs[name] = RoleGraph.build(row.values for row in links[name])
-        except InvalidValueError as error:
-            log.add(files[0].fault(0, f"`{name}`: {error}"))
-    return graphs
+) -> Roles:
+    """Return the roles of one definition; what is wrong with its rows goes to the log."""
+    patterns = model.matching.get(definition.name, PLAIN)
+    if definition.temporal or patterns != PLAIN:
+        walk = RoleWalk(definition, patterns)
+        for row in rows:
+            try:
+                walk.add(row.values)
+            except InvalidValueError as error:
+                log.add(row.line_fault(f"`{definition.name}`: {error}").fault)
+        return walk
+    try:
+        return RoleGraph.build(row.values for row in rows)
+    except InvalidValueError as error:
+        log.add(rows[0].line_fault(f"`{definition.name}`: {error}").fault)
+        return RoleGraph({}, frozenset(row.values[1] for row in rows))
 
 
-def _order_by_priority(rows: list[Row], model: Model, log: FaultLog) -> None:
-    """Sort by an explicit `priority` column, smallest first, as Casbin does."""
-    column = model.columns.get("priority")
-    if model.effect is not Effect.PRIORITY or column is None:
+def _order(
+    rows: list[Row], section: Section, links: Mapping[str, Sequence[Row]], log: FaultLog
+) -> None:
+    """Sort the rows of a section whose first match decides as Casbin does; others keep theirs."""
+    if section.effect is Effect.PRIORITY:
+        _order_by_priority(rows, section, log)
+    elif section.effect is Effect.SUBJECT_PRIORITY:
+        with log.collecting():
+            _order_by_subject(rows, section, links)
+
+
+def _order_by_priority(rows: list[Row], section: Section, log: FaultLog) -> None:
+    """Sort by an explicit `priority` column, smallest first."""
+    column = section.columns.get("priority")
+    if column is None:
         return
     for row in rows:
         if not re.fullmatch(r"-?[0-9]{1,9}", row.values[column]):
@@ -150,51 +218,97 @@ def _order_by_priority(rows: list[Row], model: Model, log: FaultLog) -> None:
         rows.sort(key=lambda row: int(row.values[column]))
 
 
-class _RuleBuilder:
-    """Compiles rows one by one and keeps what makes them unique."""
+def _order_by_subject(
+    rows: list[Row], section: Section, links: Mapping[str, Sequence[Row]]
+) -> None:
+    """Sort by column `sub`, those lowest in the hierarchy of `g` first."""
+    subject, domain = section.columns.get("sub"), section.columns.get("dom")
+    if subject is None or not links.get("g"):
+        message = "subjectPriority needs a column `sub` and rows of `g`, which order it"
+        raise FaultFound(section.matcher.fault(0, message))
+    within_domains = len(links["g"][0].values) > 2
+    if within_domains and domain is None:
+        raise FaultFound(section.matcher.fault(0, "subjectPriority needs a column `dom` too"))
+    try:
+        height = levels([row.values for row in links["g"]])
+    except InvalidValueError as error:
+        raise links["g"][0].line_fault(str(error)) from error
+    rows.sort(
+        key=lambda row: height.get(
+            (row.values[subject], row.values[domain or 0])
+            if within_domains
+            else row.values[subject],
+            0,
+        )
+    )
 
-    def __init__(self, model: Model, binder: Binder, log: FaultLog, observe: RuleObserver) -> None:
-        self._observe = observe
-        self._model = model
-        self._binder = binder
-        self._compiler = Compiler(binder)
-        self._log = log
-        self._ids: dict[str, Row] = {}
-        self.rules: list[Rule] = []
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one operand of the matcher comes to: conditions that cannot fail, and those that can."""
+
+    safe: tuple[tuple[Term, Piece], ...]
+    fallible: tuple[tuple[Term, Piece], ...]
+    guards: tuple[Guard, ...]
+
+
+class _RuleBuilder:
+    """Compiles the rows of one section one by one and keeps what makes them unique."""
+
+    def __init__(self, number: int, section: Section, whole: _Whole) -> None:
+        self._number = number
+        self._section = section
+        self._whole = whole
+        self._log = whole.log
+        roles = whole.roles
+        self._binder = Binder(section, whole.model.roles, roles, self._log, self._prepare)
+        self._compiler = Compiler(self._binder)
         self.guarded: list[tuple[Rule, Guards]] = []
+
+    def _prepare(self, conjuncts: tuple[Term, ...]) -> _Part:
+        pieces = [(term, self._compiler.piece(term)) for term in conjuncts]
+        return _Part(
+            tuple(pair for pair in pieces if not can_fail(pair[0])),
+            tuple(pair for pair in pieces if can_fail(pair[0])),
+            tuple(guard for term in conjuncts for guard in guards_of(term, self._whole.roles)),
+        )
 
     def add(self, row: Row) -> None:
         """Compile `row`. Every fault of its reserved columns and one of its condition are found."""
-        before = len(self._log.faults)
-        rule_id, effect, obligation = f"{row.file.name}:{row.line}", Verdict.ALLOW, None
+        before = len(self._log.faults) + self._binder.errors
+        rule_id, effect, obligation = "", Verdict.ALLOW, None
         with self._log.collecting():
             rule_id = self._id(row)
         with self._log.collecting():
             effect = self._effect(row)
             obligation = self._obligation(row, effect)
-        condition = self._binder.bind(row)
-        if len(self._log.faults) > before:
+        parts = self._binder.bind(row)
+        if len(self._log.faults) + self._binder.errors > before:
             return
-        guards = guards_of(condition)
-        if condition == FALSE or guards is None:
+        guards = None if parts is None else joined(one for part in parts for one in part.guards)
+        if parts is None or guards is None:
             raise row.line_fault("this rule can never match")
-        safe, fallible = split_condition(condition)
-        ordered = (*safe, *fallible)
+        pairs = [pair for part in parts for pair in part.safe]
+        pairs += [pair for part in parts for pair in part.fallible]
+        pieces = [piece for _, piece in pairs]
         rule = Rule(
             id=rule_id,
             effect=effect,
             obligation=obligation,
             file=row.file.name,
             line=row.line,
-            order=len(self.rules),
-            matches=self._compiler.compile(ordered[0] if len(ordered) == 1 else Every(ordered)),
+            order=len(self._whole.rules),
+            matches=self._compiler.join(pieces),
+            section=self._number,
         )
-        self.rules.append(rule)
+        self._whole.rules.append(rule)
         self.guarded.append((rule, guards))
-        self._observe(rule, row, ordered, self._compiler)
+        if self._whole.observe is not unobserved:
+            terms = tuple(term for term, _ in pairs) or (TRUE,)
+            self._whole.observe(rule, row, terms, self._compiler)
 
     def _value(self, row: Row, name: str) -> tuple[int, str] | None:
-        column = self._model.columns.get(name)
+        column = self._section.columns.get(name)
         return None if column is None else (column, row.values[column])
 
     def _id(self, row: Row) -> str:
@@ -207,7 +321,7 @@ class _RuleBuilder:
         if len(rule_id) > RULE_ID_CHARS_MAX or not _ID.fullmatch(rule_id):
             message = f"an id is 1 to {RULE_ID_CHARS_MAX} printable ASCII characters, no blank"
             raise row.fault(column, message)
-        other = self._ids.setdefault(rule_id, row)
+        other = self._whole.ids.setdefault(rule_id, row)
         if other is not row:
             where = f"{other.file.name}:{other.line}"
             raise row.fault(column, f"id `{rule_id}` is given twice, first at {where}")
@@ -222,9 +336,9 @@ class _RuleBuilder:
             hint = did_you_mean(text.lower(), _EFFECTS)
             raise row.fault(column, f"unknown effect `{text}`; write allow, deny or escalate{hint}")
         effect = _EFFECTS[text]
-        if effect is Verdict.DENY and self._model.effect is Effect.ALLOW_OVERRIDE:
+        if effect is Verdict.DENY and self._section.effect is Effect.ALLOW_OVERRIDE:
             raise row.fault(column, "the model's effect ignores deny rules: this one does nothing")
-        if effect is Verdict.ESCALATE and "obligation" not in self._model.columns:
+        if effect is Verdict.ESCALATE and "obligation" not in self._section.columns:
             raise row.fault(column, "escalate needs an `obligation` column for the approver group")
         return effect
 

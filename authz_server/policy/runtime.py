@@ -103,6 +103,22 @@ def text(value: object) -> str | None:
     return value
 
 
+def segments(value: object, count: int) -> list[str] | None:
+    """Return the segments of a text that has `count` of them; None if missing or not so many."""
+    path = text(value)
+    if path is None or path.count("/") != count - 1:
+        return None
+    return path.split("/")
+
+
+def segments_from(value: object, count: int) -> list[str] | None:
+    """Return the segments of a text that has `count` of them or more."""
+    path = text(value)
+    if path is None or path.count("/") < count - 1:
+        return None
+    return path.split("/")
+
+
 def add(left: object, right: object) -> object:
     """Return the sum of two numbers or the concatenation of two texts, bounded."""
     if isinstance(left, str) and isinstance(right, str):
@@ -156,5 +172,7 @@ NAMES: Final[Mapping[str, object]] = {
     "contains": contains,
     "truth": truth,
     "text": text,
+    "segments": segments,
+    "segments_from": segments_from,
     **ARITHMETIC,
 }

@@ -166,12 +166,13 @@ class HasRole:
     """`g(member, role)` or `g(member, role, domain)`.
 
     `identity`: the member is named by the identity itself, so that one who happens to be called
-    like a role does not have it.
+    like a role does not have it. `live`: the answer depends on the time or on patterns.
     """
 
     definition: str
     arguments: tuple["Term", ...]
     identity: bool
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +276,12 @@ def can_fail(term: Term) -> bool:
     """Return whether evaluating `term` can raise for a request of well-typed attributes.
 
     Map values may be ambiguous or of any type, functions refuse oversize text, arithmetic needs
-    numbers; comparing attributes with constants or one another cannot fail.
+    numbers, a walk over roles is bounded; comparing attributes with constants or one another cannot
+    fail.
     """
     if isinstance(term, MapValue | Truth | Arithmetic | Apply | Broken):
+        return True
+    if isinstance(term, HasRole) and term.live:
         return True
     return any(map(can_fail, parts(term)))
 

@@ -7,6 +7,8 @@ allow-and-deny:  a deny        deny      DENIED_BY_RULE
 allow-override:  the same, without deny rules
 priority:        the first match decides, whatever its effect
 nothing matches                deny      NO_MATCHING_RULE
+
+Several policy types, and several parties, are judged one by one; the strictest verdict stands.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +51,7 @@ def judge(effect: Effect, matched: Sequence[Rule]) -> Evaluation:
     """Return what the matching rules say together."""
     if not matched:
         return NO_MATCH
-    if effect is Effect.PRIORITY:
+    if effect.first_match:
         return _by_rules([min(matched, key=lambda rule: rule.order)])
     for verdict in (Verdict.DENY, Verdict.ESCALATE):
         deciding = [rule for rule in matched if rule.effect is verdict]
@@ -72,9 +74,10 @@ def _by_rules(rules: Sequence[Rule]) -> Evaluation:
 
 
 def strictest(evaluations: Sequence[Evaluation], order: Mapping[str, int]) -> Evaluation:
-    """Return the strictest of one evaluation per party, with the rules of all that agree with it.
+    """Return the strictest of the evaluations, with the rules of all that agree with it.
 
-    `order` gives the place of each rule id, for the order they are reported in.
+    There is one for each party or policy type. `order` gives the place of each rule id, for the
+    order they are reported in.
     """
     first = min(evaluations, key=lambda one: _STRICTNESS.index(one.reason))
     agreeing = [one for one in evaluations if one.reason is first.reason]

@@ -178,7 +178,7 @@ def test_the_tree_finds_what_a_scan_finds(values: list[int], asked: int) -> None
     request = attributes(chain={"depth": asked})
     expected = tuple(f"r{n}" for n, value in enumerate(values) if value == asked)
     assert loaded.evaluate(request).rules == expected
-    assert build([]).find(()) == []
+    assert build([], {}).find(()) == []
 
 
 @given(
