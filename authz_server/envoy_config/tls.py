@@ -40,7 +40,11 @@ def server_socket(point: EnforcementPoint) -> Tree:
 def pdp_socket(pdp: PdpTls) -> Tree:
     """Return the TLS socket towards the PDP, which must prove exactly one SPIFFE ID."""
     common: Tree = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        # As a client Envoy stops at 1.2 unless told otherwise.
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
         **_certificates(pdp.svid),
         **_validation(pdp.svid, pdp.spiffe_id, match=pdp.spiffe_id),
         "alpn_protocols": ["h2"],
