@@ -4,12 +4,15 @@ Nothing is ever written: the SQLite file is opened read-only, every PostgreSQL t
 """
 
 import hashlib
+import os
 import re
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, column, create_engine, inspect, select, table, text
@@ -20,6 +23,9 @@ from sqlalchemy.pool import NullPool
 from authz_server.core.errors import AuthzError, ConfigurationError, Fault
 from authz_server.policy.limits import COLUMNS_MAX, ROWS_MAX
 from authz_server.policy.table import PolicyTable, TableRow
+
+if TYPE_CHECKING:  # an extra
+    import psycopg
 
 _POSTGRESQL: Final = frozenset({"postgresql", "postgresql+psycopg"})
 _SQLITE: Final = frozenset({"sqlite", "sqlite+pysqlite"})
@@ -35,6 +41,7 @@ _CONNECTION: Final = {
     # A locked or overloaded table must not hold up the watch of files for longer than this.
     "options": "-c default_transaction_read_only=on -c statement_timeout=10000",
 }
+_ANSWER_TIMEOUT_S: Final = 15.0  # beyond what the server allows a statement: then it hangs
 _PORTION_ROWS: Final = 500
 _VALUE_COLUMN = re.compile(r"v(0|[1-9][0-9]?)")
 _REASON_CHARS_MAX: Final = 200  # of what a driver says, which may be a page
@@ -94,7 +101,7 @@ class RowTable:
                 self.close()
             if self._connection is None:
                 self._connection, self._opened = self._engine.connect(), place
-            with self._connection.begin():
+            with _answered_in_time(self._connection), self._connection.begin():
                 yield self._connection
         except (SQLAlchemyError, OSError) as error:
             self.close()
@@ -212,6 +219,31 @@ def _engine(url: URL) -> Engine:
     except ImportError as error:
         message = "PostgreSQL needs the extra: pip install 'authz-server[postgres]'"
         raise TableUnreachableError(message) from error
+
+
+@contextmanager
+def _answered_in_time(connection: Connection) -> Iterator[None]:
+    """Cut the connection if what is done inside takes longer than `_ANSWER_TIMEOUT_S`.
+
+    `statement_timeout` is kept by the server, and one that hangs keeps no time.
+    """
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    number = cast("psycopg.Connection[object]", connection.connection.driver_connection).fileno()
+    with socket.socket(fileno=os.dup(number)) as line:
+
+        def cut() -> None:
+            with suppress(OSError):  # answered just now
+                line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(_ANSWER_TIMEOUT_S, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _file(url: URL) -> tuple[int, int] | None:

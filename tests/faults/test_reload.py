@@ -5,80 +5,19 @@ Real files and the real kernel; each test waits for what must come, and nothing 
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from authz_server.core.chain_cache import ChainCache
-from authz_server.core.errors import ConfigurationError
 from authz_server.core.snapshot import Snapshot
 from authz_server.demo.authority import TrustDomainAuthority
 from authz_server.policy.bundle import PolicyBundle
-from authz_server.reload.holder import SnapshotHolder
 from authz_server.reload.loader import load_snapshot
-from authz_server.reload.reloader import Reloader, ReloadOutcome
 from authz_server.reload.watch import Watcher
 from authz_server.settings import Settings, load_settings
+from tests.harness.reloading import PATIENCE_S, ConfigMap, Observed, watching
 from tests.pdp_site import RULES, TRUST_DOMAIN, PdpSite
-
-_PATIENCE_S = 60  # for a machine that does many other things
-_NEVER_POLL_S = 3600.0  # so that only a notification can be what was noticed
-
-
-class Observed:
-    """A reloader, what it holds, and what it has reported."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.holder = SnapshotHolder()
-        self.outcomes: list[ReloadOutcome] = []
-        self._changed = threading.Condition()
-        self.reloader = Reloader(
-            settings, chains=ChainCache(), holder=self.holder, on_reload=self._report
-        )
-
-    def _report(self, outcome: ReloadOutcome) -> None:
-        with self._changed:
-            self.outcomes.append(outcome)
-            self._changed.notify_all()
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, _PATIENCE_S), self.outcomes[-1:]
-
-    @property
-    def snapshot(self) -> Snapshot:
-        assert self.holder.current is not None, self.holder.last_error
-        return self.holder.current
-
-    @property
-    def rules(self) -> list[str]:
-        policy = self.snapshot.policies["default"]
-        assert isinstance(policy, PolicyBundle)
-        return [rule.id for rule in policy.rules]
-
-    def wait_for_rules(self, *ids: str) -> None:
-        self.wait_until(lambda: self.holder.last_error is None and self.rules == list(ids))
-
-    def wait_for_failure(self) -> ConfigurationError:
-        self.wait_until(lambda: self.holder.last_error is not None)
-        assert self.holder.last_error is not None
-        return self.holder.last_error
-
-
-@contextmanager
-def _watching(settings: Settings, poll_interval_s: float = _NEVER_POLL_S) -> Iterator[Observed]:
-    observed = Observed(settings)
-    watcher = Watcher(observed.reloader, poll_interval_s=poll_interval_s)
-    watcher.start()
-    try:
-        observed.wait_until(lambda: bool(observed.outcomes))
-        yield observed
-    finally:
-        watcher.stop()
-    assert not watcher.is_alive
 
 
 @pytest.fixture
@@ -100,7 +39,7 @@ _ALL = tuple(rule.split(", ")[1] for rule in RULES)
 
 
 def test_an_atomic_rename(site: PdpSite, settings: Settings) -> None:
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         assert observed.rules == list(_ALL)
         first = observed.snapshot.revision
         site.write_rules(RULES[:1])
@@ -112,42 +51,15 @@ def test_an_atomic_rename(site: PdpSite, settings: Settings) -> None:
 
 
 def test_an_edit_in_place(site: PdpSite, settings: Settings) -> None:
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         (site.bundle / "policy.csv").write_text(RULES[0] + "\n")
         observed.wait_for_rules(*_ALL[:1])
 
 
-class _ConfigMap:
-    """A directory as Kubernetes mounts it: links through `..data`, which is swapped at once."""
-
-    def __init__(self, directory: Path, source: Path) -> None:
-        self._directory = directory
-        self._version = 0
-        files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
-        directory.mkdir(parents=True)
-        self.update(files)
-        for name in files:
-            (directory / name).symlink_to(f"..data/{name}")
-
-    def update(self, files: dict[str, bytes]) -> None:
-        old = self._directory / f"..version_{self._version}"
-        self._version += 1
-        new = self._directory / f"..version_{self._version}"
-        content = {p.name: p.read_bytes() for p in old.iterdir()} if old.exists() else {}
-        new.mkdir()
-        for name, data in (content | files).items():
-            (new / name).write_bytes(data)
-        link = self._directory / "..data_tmp"
-        link.symlink_to(new.name)
-        link.rename(self._directory / "..data")
-        if old.exists():
-            shutil.rmtree(old)
-
-
 def test_a_config_map_of_a_bundle(site: PdpSite) -> None:
     shutil.move(site.bundle, site.directory / "source")
-    mounted = _ConfigMap(site.bundle, site.directory / "source")
-    with _watching(load_settings(site.configuration)) as observed:
+    mounted = ConfigMap(site.bundle, site.directory / "source")
+    with watching(load_settings(site.configuration)) as observed:
         assert observed.rules == list(_ALL)
         for count in (1, 2, 3, 1):
             mounted.update({"policy.csv": "\n".join(RULES[:count]).encode()})
@@ -157,7 +69,7 @@ def test_a_config_map_of_a_bundle(site: PdpSite) -> None:
 
 def test_a_secret_with_keys_and_identities(site: PdpSite, tmp_path: Path) -> None:
     mount = tmp_path / "mount"
-    mounted = _ConfigMap(mount, site.directory)
+    mounted = ConfigMap(mount, site.directory)
     for name in ("trust.pem", "identities.yaml", "sts.jwks.json"):
         (site.directory / name).unlink()
         (site.directory / name).symlink_to(mount / name)
@@ -166,7 +78,7 @@ def test_a_secret_with_keys_and_identities(site: PdpSite, tmp_path: Path) -> Non
         text = text.replace(name, str(mount / name))
     site.configuration.write_text(text)
     other = TrustDomainAuthority.create(TRUST_DOMAIN)
-    with _watching(load_settings(site.configuration)) as observed:
+    with watching(load_settings(site.configuration)) as observed:
         first = observed.snapshot.trust
         mounted.update({"trust.pem": other.bundle_pem})
         observed.wait_until(lambda: observed.snapshot.trust.revision != first.revision)
@@ -189,7 +101,7 @@ def test_the_directory_of_all_bundles_is_swapped(site: PdpSite, tmp_path: Path) 
         shutil.copytree(bundles, tmp_path / name)
     shutil.rmtree(bundles)
     bundles.symlink_to(tmp_path / "one")
-    with _watching(load_settings(site.configuration)) as observed:
+    with watching(load_settings(site.configuration)) as observed:
         assert observed.rules == list(_ALL)
         link = site.directory / "next"
         link.symlink_to(tmp_path / "two")
@@ -207,7 +119,7 @@ def test_a_bundle_is_added_changed_and_removed(site: PdpSite, settings: Settings
         policy = observed.snapshot.policies.get("other")
         return isinstance(policy, PolicyBundle) and len(policy.rules) == count
 
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         staged = site.directory / "staged"
         shutil.copytree(site.bundle, staged)
         manifest = (staged / "bundle.yaml").read_text().replace("default", "other")
@@ -229,7 +141,7 @@ def test_what_no_notification_tells_is_seen_by_polling(site: PdpSite, tmp_path: 
     (tree / "now").symlink_to("one")
     text = site.configuration.read_text().replace("dir: bundles", f"dir: {tree}/now/deep/bundles")
     site.configuration.write_text(text)
-    with _watching(load_settings(site.configuration), poll_interval_s=0.2) as observed:
+    with watching(load_settings(site.configuration), poll_interval_s=0.2) as observed:
         assert observed.rules == list(_ALL)
         (tree / "next").symlink_to("two")
         (tree / "next").rename(tree / "now")
@@ -243,7 +155,7 @@ def test_without_notifications_polling_does(
         raise OSError("no space left on device")  # what inotify says at its limit
 
     monkeypatch.setattr("authz_server.reload.watch.RustNotify", no_watches_left)
-    with _watching(settings, poll_interval_s=0.1) as observed:
+    with watching(settings, poll_interval_s=0.1) as observed:
         site.write_rules(RULES[:1])
         observed.wait_for_rules(*_ALL[:1])
 
@@ -257,7 +169,7 @@ def test_a_busy_ledger_beside_the_files_hides_no_change(site: PdpSite, settings:
                 log.write(b"record")
 
     writer = threading.Thread(target=write_without_pause)
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         writer.start()
         try:
             site.write_rules(RULES[:1])
@@ -275,7 +187,7 @@ def test_a_half_written_file_keeps_the_last_good_policy_and_heals(
     site: PdpSite, settings: Settings
 ) -> None:
     policy = site.bundle / "policy.csv"
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         good = observed.snapshot
         whole = "\n".join(RULES[:2]) + "\n"
         policy.write_text(whole[:-20])  # cut off in the middle of a row
@@ -290,7 +202,7 @@ def test_a_half_written_file_keeps_the_last_good_policy_and_heals(
 
 def test_a_new_model_with_old_rows_is_refused(site: PdpSite, settings: Settings) -> None:
     model = site.bundle / "model.conf"
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         good = observed.snapshot
         model.write_text(model.read_text().replace("id, act, path", "id, act, method, path"))
         observed.wait_for_failure()
@@ -335,7 +247,7 @@ def test_damage_keeps_the_last_good_snapshot(
 
 def test_a_faulty_start_serves_nothing_until_it_heals(site: PdpSite, settings: Settings) -> None:
     site.write_rules(["p, broken"])
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         assert observed.holder.current is None
         assert observed.holder.last_error is not None
         site.write_rules(RULES)
@@ -348,7 +260,7 @@ def test_a_defect_of_ours_does_not_end_the_watch(
     def defective(*_args: object, **_options: object) -> Snapshot:
         raise RecursionError("too deep")
 
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         good = observed.snapshot
         monkeypatch.setattr("authz_server.reload.reloader.load_snapshot", defective)
         site.write_rules(RULES[:2])
@@ -365,7 +277,7 @@ def test_a_defect_of_ours_does_not_end_the_watch(
 
 
 def test_a_burst_of_writes_makes_few_loads(site: PdpSite, settings: Settings) -> None:
-    with _watching(settings) as observed:
+    with watching(settings) as observed:
         for number in range(100):
             site.write_rules([*RULES[:2], f"# write {number}"])
         site.write_rules(RULES[:1])
@@ -442,10 +354,10 @@ def test_a_stopped_watch_leaves_no_thread_and_no_descriptor(settings: Settings) 
         return all(now <= then for now, then in zip(_held(), before, strict=True))
 
     for _ in range(3):
-        with _watching(settings):
+        with watching(settings):
             assert not released()
     patience = threading.Event()
-    for _ in range(_PATIENCE_S * 100):  # the kernel takes a moment to reap a thread
+    for _ in range(PATIENCE_S * 100):  # the kernel takes a moment to reap a thread
         if released() or patience.wait(0.01):
             break
     assert released()
