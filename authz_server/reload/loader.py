@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.errors import ConfigurationError, Fault
@@ -100,6 +101,7 @@ def _snapshot(
     if faults.found:
         return None
     delegation = _delegation_policy(settings)
+    callers = _caller_policy(settings)
     admit_unregistered = settings.identity.unregistered == "allow"
     bind_txn = settings.approvals.bind_txn
     revision = _digest(
@@ -110,6 +112,8 @@ def _snapshot(
         sorted(domain.name for domain in delegation.delegator_trust_domains),
         settings.delegation.require,
         sorted(settings.delegation.limits.model_dump().items()),
+        [pattern.text for pattern in callers.trusted_proxies],
+        sorted(callers.jwt_svid_audiences),
         admit_unregistered,
         bind_txn,
     )
@@ -121,6 +125,7 @@ def _snapshot(
         inventory=inventory,
         policies=policies,
         chains=chains,
+        callers=callers,
         admit_unregistered=admit_unregistered,
         bind_txn=bind_txn,
         modes=MappingProxyType(dict(settings.bundles.mode)),
@@ -184,6 +189,14 @@ def _delegation_policy(settings: Settings) -> DelegationPolicy:
         require=given.require,
         delegator_trust_domains=frozenset((settings.trust_domain,) if domains is None else domains),
         **given.limits.model_dump(),
+    )
+
+
+def _caller_policy(settings: Settings) -> CallerPolicy:
+    identity = settings.identity
+    return CallerPolicy(
+        trusted_proxies=identity.trusted_proxies,
+        jwt_svid_audiences=frozenset(identity.bearer.jwt_svid.audiences),
     )
 
 
