@@ -4,7 +4,7 @@ import json
 import sqlite3
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,7 @@ IDENTITIES = {
         {"id": spiffe(f"agent/{name}"), "kind": "agent", "owner": "team-tests"}
         for name in (*CALLERS, "other")
     ]
+    + [{"id": spiffe("proxy/*"), "kind": "proxy", "owner": "team-tests"}]
 }
 
 
@@ -154,10 +155,22 @@ def write_svid(svid: Svid, directory: Path, name: str) -> tuple[Path, Path]:
 
 
 @contextmanager
-def running_mesh(directory: Path, *, pdp_timeout_s: float = PDP_TIMEOUT_S) -> Iterator[Mesh]:
-    """Run a mesh below `directory`, which must have a short path: it holds Unix sockets."""
+def running_mesh(
+    directory: Path,
+    *,
+    pdp_timeout_s: float = PDP_TIMEOUT_S,
+    profiles: Sequence[str] = PROFILES,
+    identity: Mapping[str, object] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Iterator[Mesh]:
+    """Run a mesh below `directory`, which must have a short path: it holds Unix sockets.
+
+    `identity` are further keys of that section of the PDP's configuration, `files` what they name.
+    """
     forge = Forge()
-    _write_pdp_files(directory, forge)
+    for name, content in (files or {}).items():
+        (directory / name).write_bytes(content)
+    _write_pdp_files(directory, forge, identity or {})
     with recording_workload() as workload, ProcessGroup(directory) as group:
         mesh = Mesh(
             directory=directory,
@@ -168,7 +181,7 @@ def running_mesh(directory: Path, *, pdp_timeout_s: float = PDP_TIMEOUT_S) -> It
             ledger=Ledger(directory / "ledger.db"),
             pdp=_start_pdp(directory, group),
         )
-        for profile in PROFILES:
+        for profile in profiles:
             tree = getattr(envoy_profiles, profile)(surroundings(mesh, profile, pdp_timeout_s))
             mesh.envoys[profile] = start_envoy(tree, profile, directory, group)
         yield mesh
@@ -190,7 +203,7 @@ def surroundings(mesh: Mesh, profile: str, pdp_timeout_s: float) -> Surroundings
     )
 
 
-def _write_pdp_files(directory: Path, forge: Forge) -> None:
+def _write_pdp_files(directory: Path, forge: Forge, identity: Mapping[str, object]) -> None:
     bundle = directory / "bundles" / "default"
     bundle.mkdir(parents=True)
     (bundle / "model.conf").write_text(MODEL)
@@ -199,10 +212,11 @@ def _write_pdp_files(directory: Path, forge: Forge) -> None:
     (directory / "identities.yaml").write_text(yaml.safe_dump(IDENTITIES))
     (directory / "trust.pem").write_bytes(forge.authority.pem)
     (directory / "sts.jwks.json").write_bytes(forge.jwks)
-    (directory / "authz.yaml").write_text(yaml.safe_dump(_configuration(directory)))
+    configuration = _configuration(directory, identity)
+    (directory / "authz.yaml").write_text(yaml.safe_dump(configuration))
 
 
-def _configuration(directory: Path) -> dict[str, object]:
+def _configuration(directory: Path, identity: Mapping[str, object]) -> dict[str, object]:
     issuer = {"issuer": ISSUER, "jwks_file": "sts.jwks.json", "algorithms": ["ES256"]}
     return {
         "trust_domain": TRUST_DOMAIN,
@@ -210,6 +224,7 @@ def _configuration(directory: Path) -> dict[str, object]:
         "identity": {
             "trust_bundles": {"source": "files", "files": {TRUST_DOMAIN: "trust.pem"}},
             "inventory": "identities.yaml",
+            **identity,
         },
         "delegation": {"issuers": [issuer], "require": False},
         "bundles": {"dir": "bundles"},
