@@ -23,16 +23,26 @@ TIMEOUT_S = 20.0
 class ServerProcess:
     """A running `authz-server serve`."""
 
-    def __init__(self, site: PdpSite, *options: str) -> None:
+    def __init__(
+        self,
+        site: PdpSite,
+        *options: str,
+        begun: str = "ready",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it and wait until it logs the event `begun`."""
         self.site = site
         self.log = site.directory / f"server-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "authz_server", "serve", "--config"]
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [*command, str(site.configuration), *options], stdout=output, stderr=output
+                [*command, str(site.configuration), *options],
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(environ or {})},
             )
         try:
-            self.wait_until(lambda: "ready" in self.event_names or self.popen.poll() is not None)
+            self.wait_until(lambda: begun in self.event_names or self.popen.poll() is not None)
             if self.popen.poll() is not None:
                 raise AssertionError(f"the server ended:\n{self.log.read_text()}")
             self.grpc, self.http = self._addresses()
@@ -129,10 +139,10 @@ def metadata(answer: CheckResponse) -> dict[str, object]:
     return dict(answer.dynamic_metadata.items())
 
 
-def serve_to_the_end(configuration: Path) -> subprocess.CompletedProcess[str]:
+def serve_to_the_end(configuration: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `serve` where it is expected to end by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "authz_server", "serve", "--config", str(configuration)],
+        [sys.executable, "-m", "authz_server", "serve", "--config", str(configuration), *options],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
