@@ -7,6 +7,7 @@ one that never can. Parts that folding leaves behind are not checked further: in
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from authz_server.core.errors import Fault, InvalidValueError
@@ -14,6 +15,7 @@ from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.check import check_condition
 from authz_server.policy.functions import Function, Plan, compile_constants, time_test
 from authz_server.policy.limits import PATTERN_CHARS_MAX
+from authz_server.policy.lint import TestedRole
 from authz_server.policy.model import RoleDefinition, Section
 from authz_server.policy.patterns import TextMap, TextTest
 from authz_server.policy.roles import Roles
@@ -118,6 +120,7 @@ class Binder(Generic[P]):
         self._operands = [_Operand.of(operand) for operand in operands]
         self._bound: list[dict[tuple[str, ...], P | None]] = [{} for _ in operands]
         self._rules: dict[str, tuple[Term, list[int]]] = {}
+        self.tested: dict[tuple[str, str | None], TestedRole] = {}
         self._role_tests: dict[tuple[str, bool], Callable[..., bool]] = {}
         self.compiled = Compiled()
 
@@ -179,12 +182,23 @@ class Binder(Generic[P]):
         self._rules[text] = term, sorted(_columns(term)[0])
         return self._rules[text]
 
-    def role_term(self, term: HasRole, arguments: tuple[Term, ...]) -> HasRole:
+    @property
+    def read_columns(self) -> frozenset[int]:
+        """The columns that the matcher and the rules bound so far look at."""
+        read = [operand.columns for operand in self._operands]
+        return frozenset(chain(*read, *(columns for _, columns in self._rules.values())))
+
+    def role_term(self, term: HasRole, arguments: tuple[Term, ...], row: Row) -> HasRole:
         """Return a role test over bound arguments.
 
         Refuses one without role rows: `!g(r.sub.id, "banned")` would hold for all.
         """
-        name = term.definition
+        name, role = term.definition, arguments[1]
+        asked = str(role.value) if isinstance(role, Constant) else None
+        if (name, asked) not in self.tested:
+            column = role.column if isinstance(role, Constant) else None
+            place = row.line_fault("") if column is None else row.fault(column, "")
+            self.tested[name, asked] = TestedRole(name, asked, place.fault)
         if not self._roles[name].named:
             at = self._definitions[name].at
             self.report(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))
@@ -246,7 +260,7 @@ class _Binding:
             case Between():
                 return self._between(term)
             case HasRole(arguments=arguments):
-                return self.binder.role_term(term, tuple(map(self.bind, arguments)))
+                return self.binder.role_term(term, tuple(map(self.bind, arguments)), self.row)
             case RuleText(column=column):
                 return self._rule_text(column)
             case _:

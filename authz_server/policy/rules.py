@@ -12,6 +12,7 @@ from authz_server.policy.bind import TRUE, Binder
 from authz_server.policy.compile import Compiler, Matcher, Piece
 from authz_server.policy.index import Guard, Guards, Node, build, guards_of, joined
 from authz_server.policy.limits import ROWS_MAX, RULE_ID_CHARS_MAX
+from authz_server.policy.lint import LintedRule, LintedSection, lint
 from authz_server.policy.model import PLAIN, Effect, Model, RoleDefinition, Section
 from authz_server.policy.role_walk import RoleWalk
 from authz_server.policy.roles import RoleGraph, Roles, levels
@@ -74,6 +75,7 @@ def load_rules(
     roles = {name: _roles(one, links[name], model, log) for name, one in model.roles.items()}
     whole = _Whole(model=model, roles=roles, log=log, observe=observe)
     guarded: list[tuple[Rule, Guards]] = []
+    linted: list[LintedSection] = []
     for number, section in enumerate(model.sections):
         builder = _RuleBuilder(number, section, whole)
         if not log.faults:
@@ -84,6 +86,9 @@ def load_rules(
             with log.collecting():
                 builder.add(row)
         guarded += builder.guarded
+        linted.append(builder.linted())
+    if not log.faults:
+        lint(model, linted, links, log)
     return tuple(whole.rules), build(guarded, roles)
 
 
@@ -250,6 +255,7 @@ class _Part:
     safe: tuple[tuple[Term, Piece], ...]
     fallible: tuple[tuple[Term, Piece], ...]
     guards: tuple[Guard, ...]
+    conditions: tuple[int, ...]  # their numbers: equal ones have equal numbers
 
 
 class _RuleBuilder:
@@ -263,6 +269,8 @@ class _RuleBuilder:
         roles = whole.roles
         self._binder = Binder(section, whole.model.roles, roles, self._log, self._prepare)
         self._compiler = Compiler(self._binder)
+        self._numbers: dict[Piece, int] = {}
+        self._linted: list[LintedRule] = []
         self.guarded: list[tuple[Rule, Guards]] = []
 
     def _prepare(self, conjuncts: tuple[Term, ...]) -> _Part:
@@ -271,6 +279,16 @@ class _RuleBuilder:
             tuple(pair for pair in pieces if not can_fail(pair[0])),
             tuple(pair for pair in pieces if can_fail(pair[0])),
             tuple(guard for term in conjuncts for guard in guards_of(term, self._whole.roles)),
+            tuple(self._numbers.setdefault(piece, len(self._numbers)) for _, piece in pieces),
+        )
+
+    def linted(self) -> LintedSection:
+        """Return what the linter needs to know of the rules added."""
+        return LintedSection(
+            section=self._section,
+            rules=self._linted,
+            read=self._binder.read_columns,
+            tested=tuple(self._binder.tested.values()),
         )
 
     def add(self, row: Row) -> None:
@@ -303,6 +321,8 @@ class _RuleBuilder:
         )
         self._whole.rules.append(rule)
         self.guarded.append((rule, guards))
+        conditions = frozenset([number for part in parts for number in part.conditions])
+        self._linted.append(LintedRule(rule, row, conditions))
         if self._whole.observe is not unobserved:
             terms = tuple(term for term, _ in pairs) or (TRUE,)
             self._whole.observe(rule, row, terms, self._compiler)
