@@ -1,4 +1,4 @@
-"""A PostgreSQL of the Debian package, on a Unix socket in a directory of its own, ended by the test.
+"""A PostgreSQL of the Debian package, on a Unix socket in a directory of its own.
 
 `initdb` refuses root, so that a test running as root starts it as another user.
 """
@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -169,7 +169,5 @@ def _command(pid: int) -> bytes:
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

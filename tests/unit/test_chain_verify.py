@@ -267,7 +267,7 @@ def test_no_value_moves_into_its_neighbour(
 
 
 def test_what_is_hashed_is_canonical_json() -> None:
-    columns = ['a\u20ac"\\\n\x1f', 2**53 - 1, None]
+    columns: list[str | int | None] = ['a\u20ac"\\\n\x1f', 2**53 - 1, None]
     text = '{"b":1}'
     committed = rfc8785.dumps({"columns": columns, "record": json.loads(text)})
     leaf = hashlib.sha256(bytes(16) + committed).digest()
