@@ -1,5 +1,6 @@
 """Who takes part: caller, actors and subject, as the inventory knows them."""
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -107,21 +108,21 @@ def _workload(
 
 def _subject(subject: str, inventory: Inventory) -> PartyAttributes:
     """Return the subject; one that no entry matches is taken as human (interface section 4)."""
-    try:
-        spiffe_id = SpiffeId.parse(subject)
-    except InvalidValueError:
-        identity = inventory.find_subject(subject)
-        if identity is None:
-            return PartyAttributes(id=subject, kind=Kind.HUMAN.value, role=Role.SUBJECT.value)
-        return PartyAttributes(
-            id=subject,
-            kind=identity.kind.value,
-            role=Role.SUBJECT.value,
-            owner=identity.owner,
-            purpose=identity.purpose,
-            labels=identity.labels,
-        )
-    return _workload(spiffe_id, inventory.find(spiffe_id), Role.SUBJECT, assurance=None)
+    if subject.startswith("spiffe:"):
+        with contextlib.suppress(InvalidValueError):
+            spiffe_id = SpiffeId.parse(subject)
+            return _workload(spiffe_id, inventory.find(spiffe_id), Role.SUBJECT, assurance=None)
+    identity = inventory.find_subject(subject)
+    if identity is None:
+        return PartyAttributes(id=subject, kind=Kind.HUMAN.value, role=Role.SUBJECT.value)
+    return PartyAttributes(
+        id=subject,
+        kind=identity.kind.value,
+        role=Role.SUBJECT.value,
+        owner=identity.owner,
+        purpose=identity.purpose,
+        labels=identity.labels,
+    )
 
 
 def chain_attributes(bound: BoundChain | None, now_s: int) -> ChainAttributes:

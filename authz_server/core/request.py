@@ -5,10 +5,11 @@ canonical path and host, protocol and principal are established in `pdp.decide`,
 for any of them still records who asked for what.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 
 from authz_server.core import limits
 from authz_server.core.attributes import Protocol
@@ -111,35 +112,41 @@ class RouteContext:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
-    def parse(cls, extensions: Mapping[str, str]) -> Self:
+    def parse(cls, extensions: Mapping[str, str]) -> "RouteContext":
         """Return the context spelled by `extensions`.
 
-        Raises `RequestFault` (`MALFORMED_REQUEST`) for an unknown key or value: a misspelt
-        `audience` must not silently switch a check off.
+        Raises `RequestFault` (`OVERSIZE`, `MALFORMED_REQUEST`) for an unknown key or value: a
+        misspelt `audience` must not silently switch a check off.
         """
         if len(extensions) > limits.CONTEXT_EXTENSIONS_MAX:
             raise RequestFault(Reason.OVERSIZE, "route has too many context extensions")
-        labels = {}
-        values: dict[str, str] = {}
-        for key, value in extensions.items():
-            if key.startswith("label."):
-                labels[key.removeprefix("label.")] = value
-            elif key in _CONTEXT_KEYS:
-                values[key] = value
-            else:
-                raise RequestFault(
-                    Reason.MALFORMED_REQUEST, f"route has an unknown context extension `{key[:64]}`"
-                )
-        return cls(
-            bundle=values.get("bundle") or "default",
-            resource=values.get("resource") or None,
-            audience=values.get("audience") or None,
-            workload_id=_workload_id(values.get("workload_id")),
-            protocol=_protocol(values.get("protocol")),
-            require_delegation=_flag(values, "require_delegation"),
-            strip_delegation=_flag(values, "strip_delegation"),
-            labels=MappingProxyType(labels),
-        )
+        return _route_context(tuple(extensions.items()))
+
+
+# A mesh has as many contexts as routes, and every request repeats one of them: 6.5 us without.
+@functools.lru_cache(maxsize=1024)
+def _route_context(extensions: tuple[tuple[str, str], ...]) -> RouteContext:
+    labels = {}
+    values: dict[str, str] = {}
+    for key, value in extensions:
+        if key.startswith("label."):
+            labels[key.removeprefix("label.")] = value
+        elif key in _CONTEXT_KEYS:
+            values[key] = value
+        else:
+            raise RequestFault(
+                Reason.MALFORMED_REQUEST, f"route has an unknown context extension `{key[:64]}`"
+            )
+    return RouteContext(
+        bundle=values.get("bundle") or "default",
+        resource=values.get("resource") or None,
+        audience=values.get("audience") or None,
+        workload_id=_workload_id(values.get("workload_id")),
+        protocol=_protocol(values.get("protocol")),
+        require_delegation=_flag(values, "require_delegation"),
+        strip_delegation=_flag(values, "strip_delegation"),
+        labels=MappingProxyType(labels),
+    )
 
 
 _CONTEXT_KEYS = frozenset(
