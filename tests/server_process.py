@@ -113,6 +113,15 @@ class ServerProcess:
         """Send a signal."""
         os.kill(self.popen.pid, number)
 
+    def signal_reload_until(self, condition: Callable[[], bool]) -> None:
+        """Have it look at everything now, and again, until `condition()`."""
+
+        def looked() -> bool:
+            self.signal(signal.SIGHUP)
+            return condition()
+
+        self.wait_until(looked)
+
     def wait(self) -> int:
         """Return the exit status once it ended."""
         return self.popen.wait(TIMEOUT_S)
@@ -125,9 +134,11 @@ class ServerProcess:
 
 
 @contextmanager
-def running(site: PdpSite, *options: str) -> Iterator[ServerProcess]:
+def running(
+    site: PdpSite, *options: str, environ: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
     """Run a server for `site`; killed at the end if it still runs."""
-    server = ServerProcess(site, *options)
+    server = ServerProcess(site, *options, environ=environ)
     try:
         yield server
     finally:
@@ -139,12 +150,15 @@ def metadata(answer: CheckResponse) -> dict[str, object]:
     return dict(answer.dynamic_metadata.items())
 
 
-def serve_to_the_end(configuration: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def serve_to_the_end(
+    configuration: Path, *options: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `serve` where it is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "authz_server", "serve", "--config", str(configuration), *options],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
+        env={**os.environ, **(environ or {})},
         check=False,
     )
