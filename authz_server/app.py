@@ -20,6 +20,8 @@ from typing import Final, Self
 from authz_server import __version__
 from authz_server.core import limits
 from authz_server.core.chain_cache import ChainCache
+from authz_server.core.snapshot import Snapshot
+from authz_server.ledger.revocation_feed import RevocationFeed
 from authz_server.ledger.store import Ledger
 from authz_server.reload.holder import SnapshotHolder
 from authz_server.reload.reloader import Reloader, ReloadOutcome
@@ -38,6 +40,8 @@ from authz_server.settings import Settings
 
 LAME_DUCK_S: Final = 1.0
 _HEALTH_INTERVAL_S: Final = 0.5  # how soon gRPC health follows `/readyz`
+# A ledger that is up answers within milliseconds; without an answer everything is denied anyway.
+_FIRST_REVOCATIONS_TIMEOUT_S: Final = 5.0
 
 
 class FirstPolicy(Enum):
@@ -126,11 +130,16 @@ class PolicyServer:
         self._metrics = metrics.Metrics()
         self._holder = SnapshotHolder()
         self._identity = LiveIdentity(
-            settings, clock=clock, changed=self._trust_changed, report=self._trust_report
+            settings,
+            clock=clock,
+            changed=self._live_changed,
+            report=self._trust_report,
+            refused=self._client_refused,
         )
+        self._revocations = self._revocation_feed()
         self._readiness = Readiness(
             self._holder,
-            trust_fault=self._identity.why_not,
+            trust_fault=self._too_old,
             is_watching=lambda: self._watcher.is_alive,
         )
         self._reloader = Reloader(
@@ -138,7 +147,7 @@ class PolicyServer:
             chains=ChainCache(),
             holder=self._holder,
             on_reload=self._reloaded,
-            inputs=self._identity.inputs,
+            inputs=(*self._identity.inputs, *(feed for feed in [self._revocations] if feed)),
             environ=os.environ,
         )
         self._watcher = Watcher(self._reloader)
@@ -187,6 +196,7 @@ class PolicyServer:
         self._add_gauges(service)
         self._start_admin(parts)
         await self._follow_identity(parts)
+        await self._follow_revocations(parts)
         self._watcher.start()
         parts.callback(self._watcher.stop)
         await self._start_grpc(parts, service)
@@ -197,9 +207,31 @@ class PolicyServer:
         parts.callback(self._identity.stop)
         await asyncio.get_running_loop().run_in_executor(None, self._identity.wait_for_first)
 
+    def _revocation_feed(self) -> RevocationFeed | None:
+        if self._settings.ledger.mode == "off":
+            return None
+        return RevocationFeed(
+            self._settings.ledger.url,
+            max_stale_s=self._settings.revocations.max_stale_s,
+            clock=self._clock,
+            changed=self._live_changed,
+            report=lambda what: self._log.warning("revocations", what=what),
+        )
+
+    async def _follow_revocations(self, parts: contextlib.AsyncExitStack) -> None:
+        """Follow the revocations of the ledger, which is open; wait for its first answer."""
+        feed = self._revocations
+        if feed is not None:
+            feed.start()
+            parts.callback(feed.stop)
+            await asyncio.get_running_loop().run_in_executor(
+                None, feed.wait_for_first, _FIRST_REVOCATIONS_TIMEOUT_S
+            )
+
     def _open_ledger(self, parts: contextlib.AsyncExitStack) -> Recorder:
         if self._settings.ledger.mode == "off":
-            self._log.warning("unrecorded", why="ledger.mode is off: nothing can be explained")
+            why = "ledger.mode is off: nothing can be explained, and nothing revoked"
+            self._log.warning("unrecorded", why=why)
             return Unrecorded()
         recording = start_recording(
             self._settings, observer_of=self._watch_ledger, metrics=self._metrics, log=self._log
@@ -271,23 +303,45 @@ class PolicyServer:
     def _add_gauges(self, service: CheckService) -> None:
         gauge = self._metrics.gauge
         gauge("authz_checks_in_flight", "Calls being decided now.", lambda: service.in_flight)
+        gauge(
+            "authz_revocations_revision",
+            "Number of the last change of the revocations that are decided by.",
+            lambda: self._holder.current.revocations.revision if self._holder.current else 0,
+        )
+        gauge(
+            "authz_revocations",
+            "Handles that are revoked.",
+            lambda: self._holder.current.revocations.count if self._holder.current else 0,
+        )
         gauge("authz_ready", "1 while `/readyz` says so.", lambda: not self._readiness.why_not)
 
     def _broke(self, fault: str) -> None:
         self._metrics.broke()
         self._log.once("internal_error", fault=fault)
 
-    def _trust_changed(self) -> None:
+    def _live_changed(self) -> None:
         """Serve what a live source has to say. Called from its threads."""
         before = self._readiness.revision
         self._reloader.renew()
         snapshot = self._holder.current
         if snapshot is not None and snapshot.revision != before:
             self._metrics.renewed(snapshot)
-            self._log.info("trust_changed", revision=snapshot.revision)
+            self._log.info(
+                "live_input_changed",
+                revision=snapshot.revision,
+                revocations=snapshot.revocations.revision,
+            )
+
+    def _too_old(self, snapshot: Snapshot | None) -> str | None:
+        feed = self._revocations
+        fault = self._identity.why_not(snapshot)
+        return fault or (feed.why_not(snapshot) if feed is not None else None)
 
     def _trust_report(self, what: str) -> None:
         self._log.warning("trust", what=what)
+
+    def _client_refused(self, why: str) -> None:
+        self._log.once("client_refused", fault=why)
 
     def _reloaded(self, outcome: ReloadOutcome) -> None:
         """Tell people what came of a load. Called from the watching thread."""

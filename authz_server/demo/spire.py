@@ -4,6 +4,7 @@ Workloads are told apart by the path of their program, the one selector that sep
 one account; `spire_programs` and `workload_program` say where each comes from.
 """
 
+import itertools
 import json
 import subprocess
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Entry:
     program: Path
     svid_s: int = 0  # 0: as the server has it
     federates_with: tuple[TrustDomain, ...] = ()
+    dns_names: tuple[str, ...] = ()
 
     def to_json(self, parent: str) -> dict[str, object]:
         """Return the entry as `entry create -data` takes it."""
@@ -53,6 +55,7 @@ class Entry:
             "selectors": [{"type": "unix", "value": f"path:{self.program}"}],
             "x509_svid_ttl": self.svid_s,
             "federates_with": [domain.uri for domain in self.federates_with],
+            "dns_names": list(self.dns_names),
         }
 
 
@@ -151,10 +154,10 @@ class Spire:
 
         Raises `ProcessFailedError` when it fails.
         """
-        noun, *rest = words
-        # The sub-commands come before the options: `entry create -socketPath …`.
-        verb = [rest.pop(0)] if rest and not str(rest[0]).startswith("-") else []
-        argv = [self._programs.server, noun, *verb, "-socketPath", self.plan.admin_socket, *rest]
+        # The words of the command come before its options: `entry create -socketPath …`.
+        name = list(itertools.takewhile(lambda word: not str(word).startswith("-"), words))
+        options = words[len(name) :]
+        argv = [self._programs.server, *name, "-socketPath", self.plan.admin_socket, *options]
         done = subprocess.run(
             [str(word) for word in argv],
             capture_output=True,
@@ -163,7 +166,7 @@ class Spire:
             check=False,
         )
         if done.returncode:
-            raise ProcessFailedError(f"spire-server {noun}: {done.stderr or done.stdout}")
+            raise ProcessFailedError(f"spire-server {name}: {done.stderr or done.stdout}")
         return done.stdout
 
     @property

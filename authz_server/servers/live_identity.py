@@ -13,7 +13,7 @@ from authz_server.identity.bundle_endpoints import BundleEndpoints
 from authz_server.identity.live_bundles import BundleSource, Clock, LiveTrust
 from authz_server.identity.own_svid import SvidFiles, SvidSource
 from authz_server.identity.workload_api import WorkloadApi
-from authz_server.servers.admission import Admission, PeerProperties
+from authz_server.servers.admission import Admission, NotAdmittedError, PeerProperties
 from authz_server.servers.check_service import SnapshotSource
 from authz_server.servers.guarded_calls import Admit
 from authz_server.servers.listener_tls import ListenerTls
@@ -27,7 +27,8 @@ class LiveIdentity:
     """The live sources that `settings` names; none when all of identity is in files.
 
     `changed` is called after each change of a bundle or an SVID, `report` with what an operator
-    should know; both from threads of the sources.
+    should know; both from threads of the sources. `refused` is told of each call of a client
+    that is not admitted.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class LiveIdentity:
         clock: Clock,
         changed: Callable[[], None],
         report: Callable[[str], None],
+        refused: Callable[[str], None],
     ) -> None:
         """Read what the settings name. Raises `ConfigurationError`."""
         self._tls = settings.tls
         self._clock = clock
         self._report = report
+        self._refused = refused
         self._api: WorkloadApi | None = None
         sources: list[BundleSource] = []
         self._endpoints: BundleEndpoints | None = None
@@ -98,8 +101,12 @@ class LiveIdentity:
         allowed = self._tls.allowed_clients
         admission = Admission(allowed, max_connection_age_s=self._tls.max_connection_age_s)
 
-        def admit(peer: PeerProperties) -> object:
-            return admission.check(peer, snapshots.current, self._clock())
+        def admit(peer: PeerProperties) -> None:
+            try:
+                admission.check(peer, snapshots.current, self._clock())
+            except NotAdmittedError as error:
+                self._refused(str(error))
+                raise
 
         return ListenerTls(self._svid, snapshots, allowed), admit
 

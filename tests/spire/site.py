@@ -7,6 +7,7 @@ TLS with one another. The test's own process is registered too, under the ids a 
 import http.client
 import json
 import random
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import yaml
-from spiffe import WorkloadApiClient
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from spiffe import WorkloadApiClient, X509Svid
 from spiffe.errors import PySpiffeError
 
 from authz_server.agent.issuer import DevelopmentIssuer
@@ -34,7 +37,7 @@ from authz_server.envoy_config.binary import envoy_binary
 from authz_server.envoy_config.bootstrap import render_bootstrap
 from authz_server.envoy_config.enforcement_point import EnforcementPoint, PdpTls, SvidFromAgent
 from authz_server.identity.own_svid import OwnSvid
-from authz_server.settings.addresses import TcpAddress, UnixAddress
+from authz_server.settings.addresses import TcpAddress
 from tests.e2e.attack_mesh import Ledger
 from tests.e2e.recorder import Recorder, recording_workload
 from tests.e2e.waiting import until
@@ -43,6 +46,7 @@ from tests.spire.programs import spire_or_skip
 DOMAIN = TrustDomain.parse("mesh.example")
 PARTNER = TrustDomain.parse("partner.example")
 HOST = "tool.example"
+PDP_NAME = "pdp.example"
 AUDIENCE = f"https://{HOST}"
 PDP_PORT, ADMIN_PORT, ENVOY_PORT = 9191, 9192, 10443
 
@@ -118,6 +122,8 @@ class Site:
                 program=program,
                 svid_s=plan.svid_s,
                 federates_with=plan.federates_with,
+                # For gRPC clients in Python, which know no SPIFFE IDs.
+                dns_names=(PDP_NAME,) if spiffe_id == PDP else (),
             )
             for spiffe_id, program in ids
         ]
@@ -127,7 +133,8 @@ class Site:
     def start_pdp(self) -> ChildProcess:
         """Start the PDP and wait until it is ready."""
         self._write_pdp_files()
-        argv = [python_for("pdp", self._programs), "-m", "authz_server", "serve"]
+        python = python_for("pdp", self._programs)
+        argv: list[str | Path] = [python, "-m", "authz_server", "serve"]
         argv += ["--config", self.directory / "authz.yaml", "--lame-duck", "0"]
         pdp = self.group.start("pdp", argv, environment=PYTHON_ENVIRONMENT)
         pdp.wait_until(lambda: self.ready() is True, what="readiness")
@@ -138,9 +145,10 @@ class Site:
         (self.directory / "envoy.json").write_text(
             render_bootstrap([self._point()], node="envoy", admin_socket=None)
         )
-        argv = [envoy_for("envoy", envoy_binary(), self._programs), "--config-path"]
-        argv += [self.directory / "envoy.json", "--disable-hot-restart", "--concurrency", "1"]
-        envoy = self.group.start("envoy", [*argv, "--log-level", "warning"])
+        program = envoy_for("envoy", envoy_binary(), self._programs)
+        argv: list[str | Path] = [program, "--config-path", self.directory / "envoy.json"]
+        argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+        envoy = self.group.start("envoy", argv)
         envoy.wait_until(lambda: _listens(self.host, ENVOY_PORT), what="listening")
         return envoy
 
@@ -224,25 +232,64 @@ class Site:
             connection.close()
         return True if page["ready"] else [str(reason) for reason in page["why_not"]]
 
-    def svid(self, spiffe_id: SpiffeId = CALLER, socket: Path | None = None) -> OwnSvid:
+    def events(self, name: str) -> list[dict[str, object]]:
+        """Return what the PDP has logged under `name`."""
+        lines = (self.directory / "pdp.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in events if event["event"] == name]
+
+    def retire_authority(self) -> None:
+        """Let SPIRE sign with a new key, and take the old one back."""
+        local = ("localauthority", "x509")
+        as_json = ("-output", "json")
+        old = json.loads(self.spire.command(*local, "show", *as_json))["active"]["authority_id"]
+        made = json.loads(self.spire.command(*local, "prepare", *as_json))
+        new = made["prepared_authority"]["authority_id"]
+        self.spire.command(*local, "activate", "-authorityID", new)
+        self.spire.command(*local, "taint", "-authorityID", old)
+        self.spire.command(*local, "revoke", "-authorityID", old)
+
+    def svid(self, spiffe_id: SpiffeId = CALLER, agent: Path | None = None) -> OwnSvid:
         """Return the present SVID of one of the test's own ids, waiting for the agent."""
         found: list[OwnSvid] = []
 
         def fetched() -> bool:
-            found[:] = [svid for svid in self.svids(socket) if svid.spiffe_id == spiffe_id]
+            found[:] = [svid for svid in self.svids(agent) if svid.spiffe_id == spiffe_id]
             return bool(found)
 
         until(fetched, f"an SVID for {spiffe_id}")
         return found[0]
 
-    def svids(self, socket: Path | None = None) -> list[OwnSvid]:
+    def svids(self, agent: Path | None = None) -> list[OwnSvid]:
         """Return every SVID the agent has for this process now."""
         try:
-            with WorkloadApiClient(f"unix://{socket or self.spire.plan.agent_socket}") as client:
+            with WorkloadApiClient(f"unix://{agent or self.spire.plan.agent_socket}") as client:
                 svids = client.fetch_x509_svids(timeout=5)
         except PySpiffeError:
             return []
         return [_own(svid) for svid in svids]
+
+    def bundle_pem(self) -> bytes:
+        """Return the authorities of the site's own trust domain, as the agent has them now."""
+        with WorkloadApiClient(f"unix://{self.spire.plan.agent_socket}") as client:
+            bundles = client.fetch_x509_bundles(timeout=5).bundles
+        own = next(bundle for bundle in bundles if bundle.trust_domain.name == DOMAIN.name)
+        return b"".join(a.public_bytes(Encoding.PEM) for a in own.x509_authorities)
+
+    @contextmanager
+    def pdp_channel(self, svid: OwnSvid | None) -> Iterator[grpc.Channel]:
+        """Open a channel to the PDP past the Envoy; without `svid` in plaintext."""
+        target = f"{self.host}:{PDP_PORT}"
+        if svid is None:
+            channel = grpc.insecure_channel(target)
+        else:
+            credentials = grpc.ssl_channel_credentials(
+                self.bundle_pem(), svid.key_pem, svid.chain_pem
+            )
+            name = (("grpc.ssl_target_name_override", PDP_NAME),)
+            channel = grpc.secure_channel(target, credentials, options=name)
+        with channel:
+            yield channel
 
     def context(self, svid: OwnSvid) -> ssl.SSLContext:
         """Return a client context with `svid`. The server is not checked."""
@@ -258,9 +305,7 @@ class Site:
     def ask(self, svid: OwnSvid | None = None, headers: dict[str, str] | None = None) -> str:
         """Send a request through the Envoy; return `allow`, `deny REASON` or `reject STATUS`."""
         context = self.context(svid or self.svid())
-        connection = http.client.HTTPSConnection(
-            self.host, ENVOY_PORT, context=context, timeout=15
-        )
+        connection = http.client.HTTPSConnection(self.host, ENVOY_PORT, context=context, timeout=15)
         try:
             connection.request("GET", "/x", headers={"Host": HOST, **(headers or {})})
             response = connection.getresponse()
@@ -269,13 +314,6 @@ class Site:
             return "refuse"
         finally:
             connection.close()
-
-    def served_serial(self, port: int) -> int:
-        """Return the serial number of the certificate that a listener presents now."""
-        from cryptography import x509
-
-        pem = ssl.get_server_certificate((self.host, port)) if port != ENVOY_PORT else ""
-        return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
 
 def outcome(status: int, body: bytes) -> str:
@@ -292,27 +330,6 @@ def outcome(status: int, body: bytes) -> str:
 def agent_svid(svid: OwnSvid) -> Svid:
     """Return `svid` as the agent library takes it."""
     return Svid.parse(svid.chain_pem, svid.key_pem)
-
-
-@contextmanager
-def running_spire(
-    plan_directory: Path, sockets: Path, group: ProcessGroup, host: str, **plan: object
-) -> Iterator[Spire]:
-    """Run a SPIRE server without its agent."""
-    spire = Spire(
-        SpirePlan(
-            directory=plan_directory,
-            sockets=sockets,
-            host=host,
-            server_port=8081,
-            bundle_port=8443,
-            **plan,  # type: ignore[arg-type]
-        ),
-        spire_or_skip(),
-        group,
-    )
-    spire.start_server()
-    yield spire
 
 
 @contextmanager
@@ -354,21 +371,11 @@ def own_loopback() -> str:
 
 
 def _listens(host: str, port: int) -> bool:
-    import socket
-
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
 
 
-def _own(svid: object) -> OwnSvid:
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
-
-    chain = b"".join(c.public_bytes(Encoding.PEM) for c in svid.cert_chain)  # type: ignore[attr-defined]
-    key = svid.private_key.private_bytes(  # type: ignore[attr-defined]
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+def _own(svid: X509Svid) -> OwnSvid:
+    chain = b"".join(c.public_bytes(Encoding.PEM) for c in svid.cert_chain)
+    key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return OwnSvid.from_pem(chain, key)
