@@ -127,6 +127,14 @@ class TicketRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRecord:
+    """Where the request belongs in a distributed trace, as its client says; lower-case hex."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The outcome for one request, with everything needed to explain it.
 
@@ -158,6 +166,7 @@ class Decision:
     protocol: Protocol = Protocol.HTTP
     json_rpc_id: str | None = None
     strip_delegation: bool = False
+    trace: TraceRecord | None = None
 
     def __post_init__(self) -> None:
         # INVARIANT: an allow without OK, or OK without an allow, is a bug, not a decision.

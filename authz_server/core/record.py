@@ -16,6 +16,7 @@ from authz_server.core.decision import (
     PrincipalRecord,
     ResourceRecord,
     TicketRecord,
+    TraceRecord,
 )
 
 Document = dict[str, object]
@@ -46,6 +47,7 @@ def decision_json(decision: Decision, *, decision_id: str, duration_us: int) -> 
         "owner": decision.owner,
         "approval": _approval(decision.approval),
         "access_request": ticket_json(decision.ticket),
+        "trace": _trace(decision.trace),
         "duration_us": duration_us,
         "pep": {
             "listener": environment.listener if environment else None,
@@ -150,3 +152,9 @@ def _approval(approval: ApprovalRecord | None) -> Document | None:
         "approver": approval.approver,
         "approved_at": format_time(approval.approved_at),
     }
+
+
+def _trace(trace: TraceRecord | None) -> Document | None:
+    if trace is None:
+        return None
+    return {"trace_id": trace.trace_id, "span_id": trace.span_id}

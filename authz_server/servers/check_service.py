@@ -17,6 +17,7 @@ from authz_server.core import pdp
 from authz_server.core.decision import Decision, Verdict
 from authz_server.core.errors import LedgerError, Reason, RequestFault
 from authz_server.core.snapshot import Snapshot
+from authz_server.core.trace_context import trace_record
 from authz_server.ledger.record import Record
 from authz_server.servers import wire
 from authz_server.servers.group_commit import Recorder
@@ -114,7 +115,9 @@ def decide(data: bytes, snapshot: Snapshot | None, now: datetime) -> Decision:
         request = wire.access_request(data)
     except RequestFault as fault:
         return denial(fault.reason, fault.detail, now, snapshot.revision)
-    return pdp.decide(request, snapshot, now)
+    decision = pdp.decide(request, snapshot, now)
+    trace = trace_record(request)
+    return decision if trace is None else replace(decision, trace=trace)
 
 
 def denial(reason: Reason, detail: str, now: datetime, revision: str) -> Decision:
