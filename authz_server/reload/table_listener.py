@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-_WAIT_S: Final = 1.0  # how soon a listener that is told to stop does
+_WAIT_S: Final = 0.25  # how soon a listener that is told to stop does
 _QUIET_S: Final = 0.05  # a burst is over when nothing more is told for this long
 _BURST_MAX: Final = 1_000  # a burst that does not end is acted on nevertheless
 _RETRY_S: Final = 5.0  # as often as the table itself is asked
