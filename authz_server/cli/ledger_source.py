@@ -31,6 +31,7 @@ class LedgerSource:
     key_paths: tuple[Path, ...] = ()
     checkpoint_paths: tuple[Path, ...] = ()
     subject_key: Path | None = None
+    mode: str = "durable"  # off: no server of this configuration opens it
 
 
 def ledger_options(command: _Command) -> _Command:
@@ -71,10 +72,19 @@ def ledger_source(config_path: Path | None, ledger_url: str | None) -> LedgerSou
     return LedgerSource(
         url=ledger.url,
         groups=groups,
+        mode=ledger.mode,
         key_paths=tuple(filter(Path.exists, [ledger.signing_key or key_file_beside(file)])),
         checkpoint_paths=tuple(filter(Path.exists, sinks)),
         subject_key=ledger.subject_key,
     )
+
+
+def duration(text: str) -> timedelta:
+    """Return the length of time an option gives: `30m`, `2h`, `7d`."""
+    match = _AGO.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        raise click.BadParameter(f"`{text}` is no length of time; write 30m, 2h or 7d")
+    return timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
 
 
 def moment(text: str) -> datetime:

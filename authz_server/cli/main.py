@@ -52,6 +52,9 @@ LAZY: Final[Mapping[str, _Entry]] = MappingProxyType(
         "approvals": _Entry(
             "authz_server.cli.approvals:group", "Answer escalations: approve or reject."
         ),
+        "revocations": _Entry(
+            "authz_server.cli.revocations:group", "Take back tokens, workloads, subjects or keys."
+        ),
         "delegation": _Entry(
             "authz_server.cli.delegation:group", "Make, inspect and verify delegation chains."
         ),

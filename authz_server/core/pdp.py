@@ -35,7 +35,6 @@ from authz_server.core.records import attempted_resource, resource_record
 from authz_server.core.request import AccessRequest, RouteContext
 from authz_server.core.revocation import check_caller, check_chain
 from authz_server.core.snapshot import Policy, Snapshot
-from authz_server.core.trust import TrustMaterial
 
 _NOTHING_EVALUATED = Evaluation(verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
 
@@ -112,7 +111,7 @@ def _judge(trace: _Trace) -> Decision:
     if request.fault is not None:
         raise RequestFault(request.fault.reason, request.fault.detail)
     route = trace.route = RouteContext.parse(request.extensions)
-    _check_trust_is_fresh(snapshot.trust, trace.now)
+    _check_fresh(snapshot, trace.now)
     caller = trace.caller = identify_caller(request, snapshot, trace.now)
     operation = _read_operation(trace, route)
     # SECURITY: registration and revocation of the caller hold for every method of every protocol,
@@ -134,10 +133,14 @@ def _judge(trace: _Trace) -> Decision:
     return trace.decision(evaluation.reason, evaluation.detail, evaluation, key)
 
 
-def _check_trust_is_fresh(trust: TrustMaterial, now: datetime) -> None:
-    # SECURITY: a key may have been taken back since its source was last heard.
-    if trust.good_until is not None and now >= trust.good_until:
-        raise RequestFault(Reason.NOT_READY, "the trust bundles are too old to decide by")
+def _check_fresh(snapshot: Snapshot, now: datetime) -> None:
+    # SECURITY: a key or an identity may have been taken back since its source was last heard.
+    for what, good_until in (
+        ("trust bundles", snapshot.trust.good_until),
+        ("revocations", snapshot.revocations.good_until),
+    ):
+        if good_until is not None and now >= good_until:
+            raise RequestFault(Reason.NOT_READY, f"the {what} are too old to decide by")
 
 
 def _read_operation(trace: _Trace, route: RouteContext) -> Operation:

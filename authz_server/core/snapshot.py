@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
@@ -36,13 +37,24 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocations:
-    """What has been taken back, by kind of handle."""
+    """What has been taken back, by kind of handle.
+
+    `revision` is the ledger's: it grows with every revocation added or removed. `good_until` is
+    when this state is too old to decide by; None where it does not age. Neither is content.
+    """
 
     txn: frozenset[str] = frozenset()
     jti: frozenset[str] = frozenset()
     spiffe_id: frozenset[str] = frozenset()
     subject: frozenset[str] = frozenset()
     kid: frozenset[str] = frozenset()
+    revision: int = 0
+    good_until: datetime | None = None
+
+    @property
+    def count(self) -> int:
+        """How many handles are revoked."""
+        return sum(map(len, (self.txn, self.jti, self.spiffe_id, self.subject, self.kid)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,9 @@ holds one chain and is created here. A shared ledger in PostgreSQL holds the cha
 - `seq` is assigned by the writer inside its transaction and has no gaps; `record` is the exact
   canonical text; `chain` says what `hash` covers.
 - `decisions` and `decision_terms` are only ever appended to, but for retention and erasure.
-  Mutable state is in `approvals`; `chains` moves forward only.
-- An outbox is a ledger that is on its way into a shared one: without approvals and look-up indexes.
+  Mutable state is in `approvals` and `revocations`; `chains` moves forward only.
+- An outbox is a ledger that is on its way into a shared one: without approvals, revocations and
+  look-up indexes.
 """
 
 import secrets
@@ -34,10 +35,10 @@ from sqlalchemy import (
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.chain import START
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # The newest file of `migrations/versions`; what a shared ledger must be at.
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 _REVISION_TABLE: Final = "alembic_version"
 
 _WRITER_BYTES: Final = 8
@@ -166,6 +167,28 @@ Index(
 )
 Index("approvals_status", approvals.c.status, approvals.c.requested_at_us)
 
+# What is taken back; see `revocations`. One row for each time it was: in force from the moment it
+# is there until it expires or is removed, and kept for the record.
+revocations: Final = Table(
+    "revocations",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # txn | jti | spiffe_id | subject | kid
+    Column("value", Text, nullable=False),
+    Column("reason", Text),
+    Column("revoked_by", Text, nullable=False),
+    Column("revoked_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger),
+    Column("removed_by", Text),
+    Column("removed_at_us", BigInteger),
+)
+
+# One row: how often `revocations` changed. INVARIANT: it is counted up first in every transaction
+# that changes them, so that those follow one another and no number stands for two contents.
+revocation_state: Final = Table(
+    "revocation_state", METADATA, Column("revision", BigInteger, nullable=False)
+)
+
 
 class Layout(StrEnum):
     """What a SQLite file is for."""
@@ -195,8 +218,10 @@ def _create(connection: Connection, layout: Layout) -> None:
         # A shared ledger keeps these; here they would only be written and never read.
         for index in LOOK_UP_INDEXES:
             index.drop(connection)
-        decision_terms.drop(connection)
-        approvals.drop(connection)
+        for table in (decision_terms, approvals, revocations, revocation_state):
+            table.drop(connection)
+    else:
+        connection.execute(insert(revocation_state).values(revision=0))
     connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
     writer = secrets.token_hex(_WRITER_BYTES)
     connection.execute(insert(chains).values(writer=writer, seq=START.seq, hash=START.hash))

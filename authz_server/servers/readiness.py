@@ -39,7 +39,7 @@ class Readiness:
         trust_fault: Callable[[Snapshot | None], str | None] = lambda _snapshot: None,
         is_watching: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`trust_fault` says why the trust material of a snapshot cannot be decided by.
+        """`trust_fault` says why trust material or revocations of a snapshot cannot be decided by.
 
         `is_watching` says whether a change of policy or trust would be noticed.
         """
@@ -92,12 +92,17 @@ class Readiness:
             "draining": self._draining,
             "ledger": self._ledger_fault or "ok",
             "revision": self.revision,
+            "revocations": _revocations(snapshot) if snapshot else {},
             "bundles": _bundles(snapshot) if snapshot else {},
             # Where and why; not the faulty lines themselves, which are policy text.
             "reload_faults": [str(replace(fault, source="")) for fault in error.faults]
             if error
             else [],
         }
+
+
+def _revocations(snapshot: Snapshot) -> dict[str, object]:
+    return {"revision": snapshot.revocations.revision, "in_force": snapshot.revocations.count}
 
 
 def _bundles(snapshot: Snapshot) -> dict[str, object]:

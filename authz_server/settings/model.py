@@ -21,6 +21,7 @@ from authz_server.core import limits
 from authz_server.core.spiffe import TrustDomain
 from authz_server.settings.addresses import TcpAddress
 from authz_server.settings.ledger import LedgerSettings
+from authz_server.settings.revocations import RevocationSettings
 from authz_server.settings.values import (
     NOT_YET,
     ONE_OR_MORE,
@@ -325,6 +326,7 @@ class Settings(_Section):
     # Validated even if absent: their default paths are relative to the configuration file too.
     bundles: Bundles = Field(default_factory=dict, validate_default=True)
     ledger: LedgerSettings = Field(default_factory=dict, validate_default=True)
+    revocations: RevocationSettings = RevocationSettings()
     approvals: ApprovalSettings = ApprovalSettings()
 
     # INVARIANT: a check of one section against another runs once both are sound; `info.data` lacks
