@@ -277,13 +277,13 @@ def diff(  # noqa: PLR0913, PLR0917 -- one parameter for each option
     from authz_server.cli import policy_diff
 
     as_json = output == "json"
-    revisions = policy_diff.load_revisions(old, new, bundle)
-    differs = policy_diff.show_rule_changes(revisions, as_json=as_json)
+    pairs = policy_diff.load_pairs(old, new, bundle)
+    differs = policy_diff.show_rule_changes(pairs, as_json=as_json)
     if ledger is not None:
         inventory = _inventory(inventory_path, config_path)
         wanted = DecisionFilter(since=since, until=until, limit=limit, bundle=bundle)
         records = (stored.document for stored in LedgerReader.open(_url(ledger)).list(wanted))
-        tally = policy_diff.show_replay(records, revisions, inventory, as_json=as_json)
+        tally = policy_diff.show_replay(records, pairs, inventory, as_json=as_json)
         differs = bool(tally.changed or (strict and tally.unsettled))
     if differs:
         click.get_current_context().exit(EXIT_NO)

@@ -13,8 +13,8 @@ import click
 
 from authz_server.cli.policy_sources import NotedBundle
 from authz_server.core.attributes import SCHEMA, Attributes
-from authz_server.policy.bundle import MODEL, load_bundle, read_bundle_files
-from authz_server.policy.definitions import RoleRows, role_rows
+from authz_server.policy.bundle import MODEL, read_bundle_files
+from authz_server.policy.definitions import RoleRows
 from authz_server.policy.measure import latency, sample_requests, size_bytes
 
 _CASBIN_BUDGET_S: Final = 3.0  # pycasbin needs half a second for one decision by 10,000 rules
@@ -27,9 +27,9 @@ _CONSTANTS: Final = {"true": "True", "false": "False", "nil": "None"}
 def bench(source: NotedBundle, requests: int) -> dict[str, object]:
     """Return the figures of one bundle; prints nothing but notes on standard error."""
     started = time.perf_counter()
-    bundle = load_bundle(source.directory)
+    bundle = source.load_again()
     build_s = time.perf_counter() - started
-    roles = role_rows(read_bundle_files(source.directory))
+    roles = source.roles
     asked = tuple(case.attributes for case in bundle.cases)
     if not asked:
         click.echo(f"{bundle.name}: no cases; requests are made up from the rules", err=True)
@@ -54,6 +54,9 @@ def _casbin_p50_us(
         import casbin
     except ImportError:
         click.echo("pycasbin is not installed: pip install casbin to compare with it", err=True)
+        return None
+    if len(source.bundle.effects) > 1 or source.bundle.manifest.matching:
+        click.echo(f"{source.bundle.name}: not compared: pycasbin judges one policy type", err=True)
         return None
     logging.getLogger("casbin").setLevel(logging.ERROR)
     try:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,15 +12,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from authz_server.cli.document import Document, action_name, resource_name, section, text
 from authz_server.cli.policy_replay import Outcome, Pair, Redecided, Tally, redecide
-from authz_server.cli.policy_sources import NotedBundle, is_bundle, load_noted
+from authz_server.cli.policy_sources import is_bundle, load_noted
 from authz_server.cli.terminal import show, show_json, table
 from authz_server.core.decision import Evaluation
 from authz_server.core.identities import Inventory
 from authz_server.ledger.printable import printable
-from authz_server.policy.bundle import read_bundle_files
-from authz_server.policy.definitions import Definition, RoleRows, role_rows
+from authz_server.policy.definitions import Definition
 from authz_server.policy.diff import BundleDiff, Change, diff_bundles
-from authz_server.policy.replay import LoadedPolicy
 
 _T = TypeVar("_T")
 _MARKS = {
@@ -31,38 +28,7 @@ _MARKS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revision:
-    """One side of the comparison of one bundle; `roles` is None for rows in a table."""
-
-    policy: LoadedPolicy
-    roles: RoleRows | None
-
-    @classmethod
-    def of(cls, source: NotedBundle) -> "Revision":
-        """Return what is compared of a loaded bundle."""
-        roles = None
-        if source.bundle.manifest.rows is None:
-            roles = role_rows(read_bundle_files(source.directory))
-        return cls(policy=LoadedPolicy.of(source.bundle, source.notes, roles), roles=roles)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revisions:
-    """Both sides of one bundle, under the name its records have."""
-
-    old: Revision | None
-    new: Revision | None
-
-    @property
-    def pair(self) -> Pair:
-        """The two policies, for replaying."""
-        return Pair(
-            old=self.old.policy if self.old else None, new=self.new.policy if self.new else None
-        )
-
-
-def load_revisions(old: Path, new: Path, name: str | None) -> Mapping[str, Revisions]:
+def load_pairs(old: Path, new: Path, name: str | None) -> Mapping[str, Pair]:
     """Return what is to be compared, by bundle name.
 
     Two single bundles are compared whatever they are called; `name` is what records call them.
@@ -70,29 +36,26 @@ def load_revisions(old: Path, new: Path, name: str | None) -> Mapping[str, Revis
     before, after = load_noted(old), load_noted(new)
     if is_bundle(old) and is_bundle(new):
         (first,), (second,) = before.values(), after.values()
-        both = Revisions(old=Revision.of(first), new=Revision.of(second))
-        return {name or first.bundle.name: both}
-    if name is not None:
-        before = {key: one for key, one in before.items() if key == name}
-        after = {key: one for key, one in after.items() if key == name}
-        if not before and not after:
-            raise click.UsageError(f"no bundle is called `{name}` in `{old}` or `{new}`")
+        return {name or first.bundle.name: Pair(old=first.policy, new=second.policy)}
+    wanted = sorted({*before, *after}) if name is None else [name]
+    if not {*before, *after}.issuperset(wanted):
+        raise click.UsageError(f"no bundle is called `{name}` in `{old}` or `{new}`")
     return {
-        key: Revisions(
-            old=Revision.of(before[key]) if key in before else None,
-            new=Revision.of(after[key]) if key in after else None,
+        key: Pair(
+            old=before[key].policy if key in before else None,
+            new=after[key].policy if key in after else None,
         )
-        for key in sorted({*before, *after})
+        for key in wanted
     }
 
 
 # --- rules --------------------------------------------------------------------------------------
 
 
-def show_rule_changes(revisions: Mapping[str, Revisions], *, as_json: bool) -> bool:
+def show_rule_changes(pairs: Mapping[str, Pair], *, as_json: bool) -> bool:
     """Print what differs in rules, roles and effect; return whether anything does."""
     differs = False
-    for name, both in revisions.items():
+    for name, both in pairs.items():
         if both.old is None or both.new is None:
             differs = True
             change = Change.REMOVED if both.new is None else Change.ADDED
@@ -102,12 +65,7 @@ def show_rule_changes(revisions: Mapping[str, Revisions], *, as_json: bool) -> b
                 mark, colour = _MARKS[change]
                 click.secho(f"{mark} bundle {name} {change}", fg=colour)
             continue
-        found = diff_bundles(
-            both.old.policy,
-            both.new.policy,
-            old_roles=both.old.roles or frozenset(),
-            new_roles=both.new.roles or frozenset(),
-        )
+        found = diff_bundles(both.old, both.new)
         differs |= bool(found)
         for line in _json_lines(name, found) if as_json else ():
             show_json(line)
@@ -172,13 +130,12 @@ def _definition(definition: Definition | None) -> dict[str, object] | None:
 
 def show_replay(
     documents: Iterator[Document],
-    revisions: Mapping[str, Revisions],
+    pairs: Mapping[str, Pair],
     inventory: Inventory | None,
     *,
     as_json: bool,
 ) -> Tally:
     """Decide `documents` again, print each verdict that changes as it is found, then the counts."""
-    pairs = {name: both.pair for name, both in revisions.items()}
     tally = Tally()
     with _counted(documents) as counted:
         for one in redecide(counted, pairs, inventory):
@@ -190,7 +147,7 @@ def show_replay(
     if as_json:
         show_json(_tally_json(tally))
     else:
-        _show_tally(tally, revisions)
+        _show_tally(tally, pairs)
     return tally
 
 
@@ -239,7 +196,7 @@ def _because(evaluation: Evaluation) -> str:
     return printable(", ".join(evaluation.rules)) or evaluation.reason.value
 
 
-def _show_tally(tally: Tally, revisions: Mapping[str, Revisions]) -> None:
+def _show_tally(tally: Tally, pairs: Mapping[str, Pair]) -> None:
     for reads, count in tally.reads.most_common():
         named = ", ".join(sorted(reads))
         example = printable(tally.example[reads])
@@ -259,7 +216,7 @@ def _show_tally(tally: Tally, revisions: Mapping[str, Revisions]) -> None:
             "decided them, or the inventory has changed"
         )
     if tally.bundles and not (tally.outcomes.total() - tally.outcomes[Outcome.OTHER]):
-        compared, seen = ", ".join(revisions), ", ".join(tally.bundles)
+        compared, seen = ", ".join(pairs), ", ".join(tally.bundles)
         click.echo(
             f"note: no record is of bundle {compared}; those read are of {printable(seen)}. "
             "Name it with --bundle"

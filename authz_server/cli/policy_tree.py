@@ -20,6 +20,7 @@ from authz_server.policy.explain import (
     plain,
 )
 from authz_server.policy.model import Effect
+from authz_server.policy.replay import effect_of
 
 _MARKS = {
     Outcome.TRUE: ("✓", "green"),
@@ -30,6 +31,7 @@ _EFFECTS = {
     Effect.ALLOW_AND_DENY: "any deny outranks any escalate, which outranks any allow",
     Effect.ALLOW_OVERRIDE: "any escalate outranks any allow",
     Effect.PRIORITY: "the first rule that matches decides",
+    Effect.SUBJECT_PRIORITY: "the first rule that matches decides, the nearest role first",
 }
 
 
@@ -63,8 +65,9 @@ def why(explanation: Explanation) -> str:
     if evaluation.reason is Reason.POLICY_ERROR:
         sentence += "; one error denies, whatever else matches"
     elif evaluation.reason is not Reason.NO_MATCHING_RULE:
-        effect = _EFFECTS.get(bundle.effect, f"effect `{bundle.effect.value}`")
-        sentence += f"; {effect}"
+        sentence += "".join(f"; {_EFFECTS[effect]}" for effect in dict.fromkeys(bundle.effects))
+    if len(bundle.effects) > 1:
+        sentence += f"; the strictest of {len(bundle.effects)} policy types"
     if len(explanation.parties) > 1:
         sentence += f"; the strictest of {len(explanation.parties)} parties"
     return sentence
@@ -159,7 +162,7 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
     return {
         "bundle": bundle.name,
         "revision": bundle.revision,
-        "effect": bundle.effect.value,
+        "effect": effect_of(bundle),
         **_evaluation(explanation.evaluation),
         "why": why(explanation),
         "parties": [_party(told) for told in explanation.parties],

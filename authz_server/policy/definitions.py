@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from authz_server.policy.rows import read_rows
 from authz_server.policy.rule_notes import RuleNote
 from authz_server.policy.source import FaultLog, SourceFile
+from authz_server.policy.table import PolicyTable, read_table
 from authz_server.policy.terms import HasRole, Term, parts
 
 RoleRows = frozenset[tuple[str, ...]]
@@ -15,42 +17,42 @@ RoleRows = frozenset[tuple[str, ...]]
 class Definition:
     """Type of row, effect, approver group and condition, columns replaced by their values.
 
-    `roles` are the role rows a condition that tests roles depends on; a policy whose role rows are
-    not known gives each rule an object of its own there, so that nothing is taken for equal.
+    `roles` are all role rows of the policy, where the condition tests roles.
     """
 
     kind: str
     effect: str
     obligation: str | None
     condition: str
-    roles: object = None
+    roles: RoleRows = frozenset()
 
     def __str__(self) -> str:
         group = f" ({self.obligation})" if self.obligation else ""
         return f"{self.effect}{group} if {self.condition}"
 
 
-def definition_of(note: RuleNote, roles: RoleRows | None) -> Definition:
-    """Return the definition of one rule in a policy with these role rows, None if not known."""
+def definition_of(note: RuleNote, roles: RoleRows) -> Definition:
+    """Return the definition of one rule in a policy with these role rows."""
     tests_roles = any(map(_tests_roles, note.conjuncts))
     return Definition(
         kind=note.row.kind,
         effect=note.rule.effect.value,
         obligation=note.rule.obligation,
         condition=note.condition,
-        roles=(object() if roles is None else roles) if tests_roles else None,
+        roles=roles if tests_roles else frozenset(),
     )
 
 
-def role_rows(files: Mapping[str, bytes]) -> RoleRows:
-    """Return the role rows (`g, alice, admin`) in the files of a bundle that loads."""
-    found: set[tuple[str, ...]] = set()
-    for name in sorted(files):
-        if name.endswith(".csv"):
-            source = SourceFile(name, files[name].decode())
-            rows = read_rows(source, FaultLog())
-            found |= {(row.kind, *row.values) for row in rows if row.kind.startswith("g")}
-    return frozenset(found)
+def role_rows(files: Mapping[str, bytes], table: PolicyTable | None) -> RoleRows:
+    """Return the role rows (`g, alice, admin`) of a bundle that loads from these."""
+    log = FaultLog()
+    if table is not None:
+        rows = read_table(table, log)
+    else:
+        names = [name for name in files if name.endswith(".csv")]
+        sources = [SourceFile(name, files[name].decode()) for name in names]
+        rows = chain.from_iterable(read_rows(source, log) for source in sources)
+    return frozenset((row.kind, *row.values) for row in rows if row.kind.startswith("g"))
 
 
 def _tests_roles(term: Term) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from authz_server.policy.definitions import Definition, RoleRows
+from authz_server.policy.definitions import Definition
 from authz_server.policy.replay import LoadedPolicy, effect_of
 from authz_server.policy.rules import Rule
 
@@ -55,15 +55,13 @@ class BundleDiff:
         return bool(self.facts or self.rules or self.roles_added or self.roles_removed)
 
 
-def diff_bundles(
-    old: LoadedPolicy, new: LoadedPolicy, *, old_roles: RoleRows, new_roles: RoleRows
-) -> BundleDiff:
+def diff_bundles(old: LoadedPolicy, new: LoadedPolicy) -> BundleDiff:
     """Return what changes from `old` to `new`. Comments, spelling and order in a file do not."""
     return BundleDiff(
         facts=tuple(_facts(old, new)),
         rules=tuple(sorted(_rules(old, new), key=lambda one: (one.change, one.place, one.id))),
-        roles_added=tuple(sorted(new_roles - old_roles)),
-        roles_removed=tuple(sorted(old_roles - new_roles)),
+        roles_added=tuple(sorted(new.roles - old.roles)),
+        roles_removed=tuple(sorted(old.roles - new.roles)),
     )
 
 
@@ -76,7 +74,7 @@ def _facts(old: LoadedPolicy, new: LoadedPolicy) -> Iterator[FactChange]:
     for name, (before, after) in pairs.items():
         if before != after:
             yield FactChange(name=name, old=before, new=after)
-    if "priority" in effect_of(new.bundle).lower():
+    if any(effect.first_match for effect in new.bundle.effects):
         yield from _order(old, new)
 
 

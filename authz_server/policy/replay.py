@@ -25,7 +25,7 @@ from authz_server.core.decision import Evaluation, Verdict
 from authz_server.core.errors import AuthzError
 from authz_server.policy.bundle import PolicyBundle
 from authz_server.policy.compile import Matcher
-from authz_server.policy.definitions import Definition, definition_of
+from authz_server.policy.definitions import Definition, RoleRows, definition_of
 from authz_server.policy.rule_notes import RuleNote, RuleNotes
 from authz_server.policy.rules import Rule
 from authz_server.policy.terms import can_fail
@@ -95,16 +95,16 @@ class LoadedPolicy:
 
     bundle: PolicyBundle
     notes: RuleNotes
+    roles: RoleRows
     definitions: Mapping[str, Definition]
 
     @classmethod
-    def of(
-        cls, bundle: PolicyBundle, notes: RuleNotes, roles: frozenset[tuple[str, ...]] | None
-    ) -> "LoadedPolicy":
-        """Return the policy; `roles` are its role rows, None if they are not known."""
+    def of(cls, bundle: PolicyBundle, notes: RuleNotes, roles: RoleRows) -> "LoadedPolicy":
+        """Return the policy; `roles` are its role rows."""
         return cls(
             bundle=bundle,
             notes=notes,
+            roles=roles,
             definitions={note.rule.id: definition_of(note, roles) for note in notes},
         )
 
@@ -164,7 +164,7 @@ def replay(policy: LoadedPolicy, attributes: Attributes) -> Replayed:
 
 def effect_of(bundle: PolicyBundle) -> str:
     """Return how the bundle makes one verdict of many rules, as the model writes it."""
-    return bundle.effect.value
+    return "; ".join(effect.value for effect in bundle.effects)
 
 
 # --- one party ----------------------------------------------------------------------------------
