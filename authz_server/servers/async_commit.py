@@ -49,7 +49,7 @@ class AsyncCommit:
         self._wake = threading.Event()
         self._closing = False
         self.overflowed = 0  # calls that were refused because the queue was full
-        self.lost = 0  # answered decisions that could not be recorded before the end
+        self.lost = 0  # answered decisions that were never recorded
         self._thread = threading.Thread(target=self._work, name="ledger-async", daemon=True)
         self._thread.start()
 
@@ -79,7 +79,7 @@ class AsyncCommit:
         self._closing = True
         self._wake.set()
         self._thread.join(_DRAIN_S)
-        self.lost = len(self._queue)
+        self.lost += len(self._queue)
 
     def _work(self) -> None:
         while not (self._closing and not self._queue):

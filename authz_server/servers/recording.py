@@ -88,9 +88,15 @@ def start_recording(
                 records_max=settings.ledger.async_records_max,
                 observe=observe,
             )
-            parts.callback(queue.close)
+            parts.callback(_close_queue, queue, log)
             _show_queue(metrics, queue)
         return Recording(recorder=recorder, parts=parts.pop_all())
+
+
+def _close_queue(queue: AsyncCommit, log: EventLog) -> None:
+    queue.close()
+    if queue.lost:
+        log.error("records_lost", records=queue.lost)
 
 
 def _show_backlog(metrics: Metrics, backlog: Backlog) -> None:
