@@ -23,6 +23,7 @@ from authz_server.policy.cases import load_request
 from authz_server.policy.source import FaultLog
 
 EXIT_NO: Final = 1
+_STANDARD_INPUT: Final = "<stdin>"
 
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 _directories = click.argument(
@@ -135,9 +136,11 @@ def test(directories: tuple[Path, ...], require_coverage: float | None, output: 
 def _complete_bundle(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    # Where the value of an option is still missing, click leaves arguments as they were typed.
+    directory = ctx.params.get("directory") or next(iter(ctx.args), "")
     try:
-        names = list(load_noted(Path(ctx.params["directory"])))
-    except (ConfigurationError, KeyError, TypeError):
+        names = list(load_noted(Path(directory)))
+    except ConfigurationError:
         return []  # completion has nobody to tell; the command itself will
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -198,7 +201,8 @@ def explain(  # noqa: PLR0913, PLR0917 -- one parameter for each option
 
 def _read_attributes(file: IO[bytes], source: NotedBundle) -> Attributes:
     """Return the attributes in `file`. Raises `ConfigurationError` with every fault."""
-    name = "standard input" if file.name in {"-", "<stdin>"} else str(file.name)
+    name = getattr(file, "name", _STANDARD_INPUT)
+    name = "standard input" if name == _STANDARD_INPUT else str(name)
     data = file.read(limits.CHECK_REQUEST_BYTES_MAX + 1)
     if len(data) > limits.CHECK_REQUEST_BYTES_MAX:
         message = f"longer than {limits.CHECK_REQUEST_BYTES_MAX} bytes"
