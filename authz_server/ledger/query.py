@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from sqlalchemy import (
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     select,
+    true,
     tuple_,
 )
 
@@ -24,7 +26,7 @@ from authz_server.ledger.database import (
 )
 from authz_server.ledger.printable import printable
 from authz_server.ledger.record import column_text, unix_us
-from authz_server.ledger.schema import check, decision_terms, decisions
+from authz_server.ledger.schema import chains, check, decision_terms, decisions
 
 # Each page is a read of its own: a long listing holds no snapshot that would keep the log growing.
 _PAGE_ROWS: Final = 256
@@ -46,6 +48,13 @@ class _Found(NamedTuple):
 
 
 _RECORDS: Final = select(*(decisions.c[name] for name in _Found._fields))
+
+
+class Order(StrEnum):
+    """In which order records are listed, by the time of the decision."""
+
+    NEWEST_FIRST = "newest first"
+    OLDEST_FIRST = "oldest first"
 
 
 class LookupFault(AuthzError):
@@ -116,10 +125,13 @@ class LedgerReader:
         )
         return _stored(the_one(found, "decision", beginning))
 
-    def list(self, wanted: DecisionFilter) -> Iterator[StoredDecision]:
-        """Yield the records that match, newest first. Raises `LedgerError` while iterating."""
-        statement, clock = _matching(wanted)
-        statement = statement.order_by(*(column.desc() for column in clock))
+    def list(
+        self, wanted: DecisionFilter, *, order: Order = Order.NEWEST_FIRST
+    ) -> Iterator[StoredDecision]:
+        """Yield the records that match. Raises `LedgerError` while iterating."""
+        statement, clock = self._statement(wanted)
+        newest_first = order is Order.NEWEST_FIRST
+        statement = statement.order_by(*(c.desc() if newest_first else c.asc() for c in clock))
         left, page = wanted.limit, statement
         while left is None or left > 0:
             size = _PAGE_ROWS if left is None else min(_PAGE_ROWS, left)
@@ -129,7 +141,39 @@ class LedgerReader:
                 return
             left = None if left is None else left - size
             last = rows[-1]
-            page = statement.where(tuple_(*clock) < tuple_(last.time_us, last.seq, last.writer))
+            here, there = tuple_(*clock), tuple_(last.time_us, last.seq, last.writer)
+            page = statement.where(here < there if newest_first else here > there)
+
+    def ends(self) -> Mapping[str, int]:
+        """Return the number of the last record of every writer. Raises `LedgerError`."""
+        statement = select(chains.c.writer, chains.c.seq)
+        with converted("read the ledger"), self._store.transaction() as connection:
+            return {writer: seq for writer, seq in connection.execute(statement)}
+
+    def between(
+        self, wanted: DecisionFilter, *, writer: str, after: int, through: int
+    ) -> Iterator[StoredDecision]:
+        """Yield the records of `writer` that match, `after` < number <= `through`, in order.
+
+        Raises `LedgerError` while iterating. `wanted.limit` has no effect.
+        """
+        statement = _matching(wanted)[0].where(
+            decisions.c.writer == writer, decisions.c.seq <= through
+        )
+        while True:
+            page = statement.where(decisions.c.seq > after).order_by(decisions.c.seq)
+            rows = self._fetch(page.limit(_PAGE_ROWS))
+            yield from map(_stored, rows)
+            if len(rows) < _PAGE_ROWS:
+                return
+            after = rows[-1].seq
+
+    def _statement(self, wanted: DecisionFilter) -> tuple[Select[*tuple[Any, ...]], _Clock]:
+        if self._store.path is None:
+            for kind, text in (("actor", wanted.actor), ("rule", wanted.rule)):
+                if text is not None and not text.endswith("*"):
+                    return _led_by_term(wanted, kind, text)
+        return _matching(wanted)
 
     def _fetch(self, statement: Select[*tuple[Any, ...]]) -> Sequence[_Found]:
         with converted("read the ledger"), self._store.transaction() as connection:
@@ -172,11 +216,35 @@ def _matching(wanted: DecisionFilter) -> tuple[Select[*tuple[Any, ...]], _Clock]
             source = source.join(term, _same_record(term))
             conditions.append(here)
             clock = _key_of(term)
-    if wanted.since is not None:
-        conditions.append(clock[0] >= unix_us(wanted.since))
-    if wanted.until is not None:
-        conditions.append(clock[0] < unix_us(wanted.until))
+    conditions.extend(_within(wanted, clock))
     return _RECORDS.select_from(source).where(*conditions), clock
+
+
+def _led_by_term(
+    wanted: DecisionFilter, kind: str, text: str
+) -> tuple[Select[*tuple[Any, ...]], _Clock]:
+    """Return the same as `_matching`, in a form that PostgreSQL reads term by term, in order.
+
+    It takes the three columns of the key for independent, expects a join on them to find nothing,
+    and would rather read whole months than stop after the first rows.
+    """
+    term = decision_terms.alias("leading")
+    rest = replace(wanted, **{kind: None})
+    found = _matching(rest)[0].where(_same_record(term)).limit(1).lateral("found")
+    clock = _key_of(term)
+    statement = (
+        select(*(found.c[name] for name in _Found._fields))
+        .select_from(term.join(found, true()))
+        .where(term.c.kind == kind, term.c.value == column_text(text))
+    )
+    return statement.where(*_within(wanted, clock)), clock
+
+
+def _within(wanted: DecisionFilter, clock: _Clock) -> Iterator[ColumnElement[bool]]:
+    if wanted.since is not None:
+        yield clock[0] >= unix_us(wanted.since)
+    if wanted.until is not None:
+        yield clock[0] < unix_us(wanted.until)
 
 
 def _key_of(term: FromClause) -> _Clock:
