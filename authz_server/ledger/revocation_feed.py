@@ -88,7 +88,7 @@ class RevocationFeed:
         self._clock = clock
         self._changed = changed
         self._report = report
-        self._heard: _Heard | None = None
+        self._heard: _Heard | None = None  # over the present connection
         self._next_end_us: int | None = None
         self._serving = _UNHEARD
         self._fault = ""
@@ -144,6 +144,8 @@ class RevocationFeed:
 
     def _follow(self) -> None:
         """Ask over one connection until told to stop. Raises `LedgerError`."""
+        # What is there now may be another ledger, at the same number by chance.
+        self._heard = None
         if is_shared(self._url):
             self._follow_shared()
         else:
