@@ -8,6 +8,9 @@ from typing import Any, Final
 import click
 from rich.text import Text
 
+from authz_server.cli.decision_filter import filter_options
+from authz_server.cli.decisions_export import export_command
+from authz_server.cli.decisions_report import report_command
 from authz_server.cli.document import (
     Document,
     action_name,
@@ -18,11 +21,11 @@ from authz_server.cli.document import (
     texts,
 )
 from authz_server.cli.explain import VERDICT_STYLES, explain_tree
-from authz_server.cli.ledger_source import ledger_options, ledger_source, moment
+from authz_server.cli.ledger_source import ledger_options, ledger_source
 from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
-from authz_server.core.decision import Verdict
-from authz_server.core.errors import Reason
 from authz_server.ledger.database import Access, Store
+from authz_server.ledger.follow import follow
+from authz_server.ledger.printable import printable
 from authz_server.ledger.query import DecisionFilter, LedgerReader, StoredDecision
 from authz_server.ledger.seal import SealKeys
 from authz_server.ledger.verify import ChainReport, read_statements, verify
@@ -52,7 +55,7 @@ _output = click.option(
     )
 )
 def group() -> None:
-    """List, show and explain recorded decisions."""
+    """List, show, explain, verify and export recorded decisions; report on them."""
 
 
 @group.command(
@@ -63,26 +66,7 @@ def group() -> None:
     ),
 )
 @ledger_options
-@click.option(
-    "--since", type=moment, metavar="TIME", help="Not before: RFC 3339, or 15m, 2h, 7d for ago."
-)
-@click.option(
-    "--until", type=moment, metavar="TIME", help="Before: RFC 3339, or 15m, 2h, 7d for ago."
-)
-@click.option("--verdict", type=click.Choice(Verdict, case_sensitive=False))
-@click.option(
-    "--reason",
-    type=click.Choice(Reason, case_sensitive=False),
-    metavar="CODE",
-    help="Reason code, such as SCOPE_WIDENED.",
-)
-@click.option("--subject", help="On whose behalf.")
-@click.option("--actor", help="Any actor of the chain.")
-@click.option("--principal", help="The caller.")
-@click.option("--resource", help="As listed; `crm*` for all that begins with crm.")
-@click.option("--rule", help="Id of a rule that decided.")
-@click.option("--txn", help="Transaction of the chain.")
-@click.option("--bundle", help="Policy bundle that decided.")
+@filter_options
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -90,21 +74,42 @@ def group() -> None:
     show_default=True,
     help="At most so many, newest first.",
 )
+@click.option(
+    "--follow", "keep_following", is_flag=True, help="Print each new one as it is recorded."
+)
 @_output
 def list_command(
-    config_path: Path | None, ledger_url: str | None, output: str, limit: int, **wanted: Any
+    config_path: Path | None,
+    ledger_url: str | None,
+    output: str,
+    limit: int,
+    keep_following: bool,
+    **wanted: Any,
 ) -> None:
     """List recorded decisions, newest first.
 
-    Every given filter must match. A text that ends in `*` matches by its beginning.
+    Every given filter must match. A text that ends in `*` matches by its beginning. With --follow,
+    only what is recorded from now on, in the order of recording, until interrupted.
     """
     reader = LedgerReader.open(ledger_source(config_path, ledger_url).url)
+    if keep_following:
+        _follow(reader, DecisionFilter(**wanted), output)
+        return
     found = reader.list(DecisionFilter(limit=limit, **wanted))
     if output == "json":
         for stored in found:
             show_json(stored.document)
         return
     show(table(_HEADINGS, map(_row, found)))
+
+
+def _follow(reader: LedgerReader, wanted: DecisionFilter, output: str) -> None:
+    """Print what is recorded from now on; a line each, so that a pipe gets it at once."""
+    for stored in follow(reader, wanted):
+        if output == "json":
+            show_json(stored.document)
+        else:
+            click.echo(printable("  ".join(map(str, _row(stored)))))
 
 
 @group.command(
@@ -195,6 +200,10 @@ def verify_command(
         show(table(_CHAIN_HEADINGS, map(_chain_row, reports)))
     if any(report.fault for report in reports):
         click.get_current_context().exit(EXIT_BROKEN)
+
+
+group.add_command(export_command)
+group.add_command(report_command)
 
 
 def _chain_row(report: ChainReport) -> tuple[str | Text, ...]:

@@ -44,7 +44,8 @@ LAZY: Final[Mapping[str, _Entry]] = MappingProxyType(
             "authz_server.cli.policy:group", "Check, test, explain and compare policy bundles."
         ),
         "decisions": _Entry(
-            "authz_server.cli.decisions:group", "List, show and explain recorded decisions."
+            "authz_server.cli.decisions:group",
+            "List, show, explain, verify, export and report on recorded decisions.",
         ),
         "ledger": _Entry(
             "authz_server.cli.ledger:group", "Prepare a shared ledger; erase a person from one."

@@ -148,7 +148,7 @@ class LedgerReader:
         """Return the number of the last record of every writer. Raises `LedgerError`."""
         statement = select(chains.c.writer, chains.c.seq)
         with converted("read the ledger"), self._store.transaction() as connection:
-            return {writer: seq for writer, seq in connection.execute(statement)}
+            return {row.writer: row.seq for row in connection.execute(statement)}
 
     def between(
         self, wanted: DecisionFilter, *, writer: str, after: int, through: int
