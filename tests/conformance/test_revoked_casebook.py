@@ -1,4 +1,4 @@
-"""Whatever the casebook lets pass or asks people about, a revocation denies: above every protocol."""
+"""What the casebook lets pass or asks people about, a revocation denies: above every protocol."""
 
 from datetime import UTC, datetime, timedelta
 
