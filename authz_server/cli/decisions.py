@@ -22,6 +22,7 @@ from authz_server.cli.document import (
 )
 from authz_server.cli.explain import VERDICT_STYLES, explain_tree
 from authz_server.cli.ledger_source import ledger_options, ledger_source
+from authz_server.cli.rule_places import rule_places
 from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
 from authz_server.ledger.database import Access, Store
 from authz_server.ledger.follow import follow
@@ -142,9 +143,16 @@ def explain_command(decision_id: str, config_path: Path | None, ledger_url: str 
     """Explain one decision as a tree. The beginning of its ID is enough.
 
     Who it was for, each agent in between and how it was proved, what was asked, which rules
-    decided, and who approved it.
+    decided, and who approved it. With --config, each rule with file and line, as far as the policy
+    on disk is still the revision that decided.
     """
-    show(explain_tree(_find(decision_id, config_path, ledger_url)))
+    document = _find(decision_id, config_path, ledger_url)
+    places = None
+    if config_path is not None:
+        from authz_server.settings import load_settings
+
+        places = rule_places(load_settings(config_path), document)
+    show(explain_tree(document, places))
 
 
 @group.command(

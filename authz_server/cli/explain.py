@@ -16,13 +16,16 @@ from authz_server.cli.document import (
     texts,
 )
 from authz_server.cli.reasons import in_words
+from authz_server.cli.rule_places import RulePlaces
 from authz_server.cli.terminal import safe
 
 VERDICT_STYLES = {"allow": "bold green", "escalate": "bold yellow", "deny": "bold red"}
 
 
-def explain_tree(document: Document) -> Tree:
+def explain_tree(document: Document, places: RulePlaces | None = None) -> Tree:
     """Return the provenance of a decision document (`core.record.decision_json`).
+
+    `places` says where its rules stand; None where no policy is at hand.
 
     Subject, then each actor below the one it acts for, each with how it was proved, then the
     action; beside it the verdict with its rules, and the approval. Works for any document, also one
@@ -38,7 +41,7 @@ def explain_tree(document: Document) -> Tree:
         )
     )
     _add_request(tree, document)
-    _add_reason(tree, document)
+    _add_reason(tree, document, places)
     _add_approval(tree, document)
     return tree
 
@@ -124,7 +127,7 @@ def _add_action(node: Tree, document: Document) -> None:
     )
 
 
-def _add_reason(tree: Tree, document: Document) -> None:
+def _add_reason(tree: Tree, document: Document, places: RulePlaces | None) -> None:
     verdict, reason = text(document, "verdict") or "unknown", text(document, "reason")
     approved = section(document, "approval") and verdict == "allow"
     words = "a person approved it" if approved else in_words(reason)
@@ -132,14 +135,26 @@ def _add_reason(tree: Tree, document: Document) -> None:
     code = f"({reason})" if reason else ""
     added = tree.add(_line((verdict, style), ("because", ""), (words, ""), (code, "dim")))
     mode = text(document, "mode")
+    _add_facts(added, ("detail", text(document, "detail")))
+    _add_rules(added, texts(document, "rules"), places)
     _add_facts(
         added,
-        ("detail", text(document, "detail")),
-        ("rules", ", ".join(texts(document, "rules"))),
         ("policy bundle", text(document, "bundle")),
         ("revision", text(document, "revision")),
         ("mode", mode if mode != "enforce" else None),
+        ("trace", text(section(document, "trace"), "trace_id")),
     )
+
+
+def _add_rules(node: Tree, rules: tuple[str, ...], places: RulePlaces | None) -> None:
+    """Add the rules that decided, each with its place if that is known."""
+    if places is None or not rules:
+        _add_facts(node, ("rules", ", ".join(rules)))
+        return
+    added = node.add(_line(("rules:", "dim"), (places.caveat, "yellow")))
+    for rule in rules:
+        place = places.places.get(rule)
+        added.add(_line((rule, ""), (f"at {place}" if place else "not on disk", "dim")))
 
 
 def _add_approval(tree: Tree, document: Document) -> None:
