@@ -31,8 +31,8 @@ from authz_server.servers.admin_http import AdminServer, Page
 from authz_server.servers.check_service import CheckService, Clock
 from authz_server.servers.event_log import EventLog
 from authz_server.servers.group_commit import CommitObserver, Recorder, Unrecorded
-from authz_server.servers.grpc_server import GrpcServer
 from authz_server.servers.ledger_watch import LedgerWatch
+from authz_server.servers.listener import Listener
 from authz_server.servers.live_identity import LiveIdentity
 from authz_server.servers.readiness import Readiness
 from authz_server.servers.recording import start_recording
@@ -152,7 +152,7 @@ class PolicyServer:
         )
         self._watcher = Watcher(self._reloader)
         self._ledger_watch: LedgerWatch | None = None
-        self._grpc: GrpcServer | None = None
+        self._grpc: Listener | None = None
         self._parts = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -263,7 +263,7 @@ class PolicyServer:
 
     async def _start_grpc(self, parts: contextlib.AsyncExitStack, service: CheckService) -> None:
         tls, admit = self._identity.listener_tls(self._holder) or (None, None)
-        grpc = self._grpc = GrpcServer(
+        grpc = self._grpc = Listener(
             service.handle,
             max_connection_age_s=self._settings.tls.max_connection_age_s,
             tls=tls,
@@ -279,7 +279,7 @@ class PolicyServer:
         health = asyncio.create_task(self._follow_readiness(grpc, was_ready=is_ready))
         parts.callback(health.cancel)
 
-    async def _announce(self, grpc: GrpcServer) -> bool:
+    async def _announce(self, grpc: Listener) -> bool:
         """Have gRPC health and the log say what `/readyz` says; return whether it is ready."""
         why_not = self._readiness.why_not
         if why_not:
@@ -290,11 +290,13 @@ class PolicyServer:
             self._log.info("ready", revision=self._readiness.revision)
         return not why_not
 
-    async def _follow_readiness(self, grpc: GrpcServer, *, was_ready: bool) -> None:
+    async def _follow_readiness(self, grpc: Listener, *, was_ready: bool) -> None:
         """Keep gRPC health equal to `/readyz`."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
+            if await grpc.renew_if_distrusted():
+                self._log.info("listener_renewed", why="an authority of its clients was taken back")
             if self._ledger_watch is not None:
                 await loop.run_in_executor(None, self._ledger_watch.retry)
             if was_ready != (not self._readiness.why_not):

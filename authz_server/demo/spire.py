@@ -100,6 +100,7 @@ class Spire:
         self.plan = plan
         self._programs = programs
         self._processes = processes
+        self._server: ChildProcess | None = None
         self._agent: ChildProcess | None = None
 
     def start_server(self) -> None:
@@ -111,8 +112,13 @@ class Spire:
         (plan.directory / "agent.conf").write_text(_agent_configuration(plan))
         argv: list[str | Path] = [self._programs.server, "run"]
         argv += ["-config", plan.directory / "server.conf"]
-        child = self._processes.start(f"spire-server-{plan.trust_domain}", argv)
-        child.wait_until(lambda: self._answers("healthcheck"), what="health")
+        self._server = self._processes.start(f"spire-server-{plan.trust_domain}", argv)
+        self._server.wait_until(lambda: self._answers("healthcheck"), what="health")
+
+    def kill_server(self) -> None:
+        """End the server at once."""
+        assert self._server is not None, "start_server comes first"
+        self._server.kill()
 
     def start_agent(self) -> None:
         """Join the agent to the server and wait until it serves workloads."""

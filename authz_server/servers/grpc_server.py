@@ -36,8 +36,6 @@ _MESSAGE_BYTES_MAX: Final = 4 * limits.CHECK_REQUEST_BYTES_MAX
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", limits.CONCURRENT_CHECKS_MAX),
-    # With the default, a second server would silently share the port and half the calls.
-    ("grpc.so_reuseport", 0),
     # Envoy pings idle connections every few seconds (connection_keepalive); the default tolerates
     # one ping in five minutes and then closes the connection as abusive.
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
@@ -78,7 +76,13 @@ class GrpcServer:
         self._tls = tls
         self._server = grpc.aio.server(
             interceptors=() if admit is None else (GuardedCalls(admit),),
-            options=(*_OPTIONS, *_connection_age(max_connection_age_s)),
+            options=(
+                *_OPTIONS,
+                *_connection_age(max_connection_age_s),
+                # With the default, a second server would silently share the port and half the
+                # calls. With TLS one of our own has to (`take_over`); `claim_tcp` stops the others.
+                ("grpc.so_reuseport", int(tls is not None)),
+            ),
             maximum_concurrent_rpcs=limits.CONCURRENT_CHECKS_MAX,
         )
         self._sockets: list[SocketFile] = []
@@ -102,6 +106,16 @@ class GrpcServer:
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise ListenError(f"cannot listen on grpc {address}: {why}") from error
+
+    def take_over(self, bound: str) -> None:
+        """Bind what another server of this process has bound, beside it.
+
+        New connections come to either until the other one stops.
+        """
+        if bound.startswith("unix:"):
+            self._bind_unix(Path(bound.removeprefix("unix://")))
+        else:
+            self._add_port(bound)
 
     async def start(self) -> None:
         """Begin to answer; health says NOT_SERVING until `set_serving`."""
@@ -139,10 +153,13 @@ class GrpcServer:
 
     def _listen_unix(self, path: Path) -> str:
         claim_unix(path)
+        self._bind_unix(path)
+        return f"unix://{path.absolute()}"
+
+    def _bind_unix(self, path: Path) -> None:
         with socket_file_mode():
             self._add_port(f"unix:{path}")
         self._sockets.append(SocketFile(path))
-        return f"unix://{path.absolute()}"
 
     def _add_port(self, address: str) -> int:
         if self._tls is None:

@@ -4,7 +4,7 @@ gRPC asks for the certificates anew at every handshake, so a new SVID and a new 
 the next connection on, and no call on an open connection is touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -66,6 +66,11 @@ class ListenerTls:
         pool = _pool(snapshot, self._domains)
         return (svid, pool) if pool else None
 
+    def authorities(self) -> frozenset[bytes]:
+        """Return the authorities of the present pool, each as PEM; none while it is empty."""
+        snapshot = self._snapshots.current
+        return frozenset(_authorities(snapshot, self._domains)) if snapshot else frozenset()
+
 
 def _configuration(material: tuple[OwnSvid, bytes]) -> grpc.ServerCertificateConfiguration:
     svid, pool = material
@@ -73,6 +78,10 @@ def _configuration(material: tuple[OwnSvid, bytes]) -> grpc.ServerCertificateCon
 
 
 def _pool(snapshot: Snapshot, domains: frozenset[TrustDomain]) -> bytes:
-    bundles = [snapshot.trust.bundles[d] for d in sorted(domains) if d in snapshot.trust.bundles]
-    authorities = [authority for bundle in bundles for authority in bundle.authorities]
-    return b"".join(sorted(authority.public_bytes(Encoding.PEM) for authority in authorities))
+    return b"".join(sorted(_authorities(snapshot, domains)))
+
+
+def _authorities(snapshot: Snapshot, domains: frozenset[TrustDomain]) -> Iterator[bytes]:
+    for domain in domains & snapshot.trust.bundles.keys():
+        for authority in snapshot.trust.bundles[domain].authorities:
+            yield authority.public_bytes(Encoding.PEM)

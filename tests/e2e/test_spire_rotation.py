@@ -85,7 +85,7 @@ def _rotate_under_load(*, svid_s: int, seconds: float) -> tuple[_Load, Site]:
 
 def test_rotation_every_second_fails_no_request() -> None:
     """Both ends of both connections change their SVID: caller, Envoy twice, PDP."""
-    load, _ = _rotate_under_load(svid_s=10, seconds=20)
+    load, _ = _rotate_under_load(svid_s=10, seconds=12)
     assert set(load.outcomes) == {"allow"}, load.outcomes
     assert load.outcomes["allow"] > 100
     assert len(load.serials) > 5

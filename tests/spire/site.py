@@ -10,7 +10,7 @@ import random
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from authz_server.agent.svid import Svid
 from authz_server.core.attributes import Protocol
 from authz_server.core.spiffe import SpiffeId, TrustDomain
 from authz_server.demo.processes import ChildProcess, ProcessGroup
-from authz_server.demo.spire import Entry, Spire, SpirePlan
+from authz_server.demo.spire import Entry, Federation, Spire, SpirePlan
 from authz_server.demo.workload_program import (
     PYTHON_ENVIRONMENT,
     envoy_for,
@@ -238,16 +238,20 @@ class Site:
         events = [json.loads(line) for line in lines if line.startswith("{")]
         return [event for event in events if event["event"] == name]
 
-    def retire_authority(self) -> None:
-        """Let SPIRE sign with a new key, and take the old one back."""
-        local = ("localauthority", "x509")
-        as_json = ("-output", "json")
+    def replace_authority(self) -> str:
+        """Let SPIRE sign with a new key, have every SVID renewed, and return the old key's id."""
+        local, as_json = ("localauthority", "x509"), ("-output", "json")
         old = json.loads(self.spire.command(*local, "show", *as_json))["active"]["authority_id"]
         made = json.loads(self.spire.command(*local, "prepare", *as_json))
         new = made["prepared_authority"]["authority_id"]
         self.spire.command(*local, "activate", "-authorityID", new)
+        # A tainted authority is still in the bundle; agents renew what it has signed.
         self.spire.command(*local, "taint", "-authorityID", old)
-        self.spire.command(*local, "revoke", "-authorityID", old)
+        return str(old)
+
+    def revoke_authority(self, authority: str) -> None:
+        """Take a replaced key out of the bundle."""
+        self.spire.command("localauthority", "x509", "revoke", "-authorityID", authority)
 
     def svid(self, spiffe_id: SpiffeId = CALLER, agent: Path | None = None) -> OwnSvid:
         """Return the present SVID of one of the test's own ids, waiting for the agent."""
@@ -333,8 +337,16 @@ def agent_svid(svid: OwnSvid) -> Svid:
 
 
 @contextmanager
-def running_site(plan: SitePlan, **spire_plan: object) -> Iterator[Site]:
-    """Run a whole site. Skips where there is no SPIRE."""
+def running_site(
+    plan: SitePlan,
+    *,
+    federation: tuple[Federation, ...] = (),
+    introduce: Callable[[Site], None] = lambda _site: None,
+) -> Iterator[Site]:
+    """Run a whole site. Skips where there is no SPIRE.
+
+    `introduce` is called once the SPIRE server runs, before anyone is registered.
+    """
     programs = spire_or_skip()
     # Not `tmp_path`: the path of a Unix socket holds 107 bytes.
     with (
@@ -343,20 +355,22 @@ def running_site(plan: SitePlan, **spire_plan: object) -> Iterator[Site]:
         ProcessGroup(Path(name)) as group,
     ):
         directory = Path(name)
-        values = {"trust_domain": DOMAIN, "host": own_loopback()} | spire_plan
         spire = Spire(
             SpirePlan(
+                trust_domain=DOMAIN,
                 directory=directory / "spire",
                 sockets=directory,
+                host=own_loopback(),
                 server_port=8081,
                 bundle_port=8443,
-                **values,  # type: ignore[arg-type]
+                federation=federation,
             ),
             programs,
             group,
         )
         spire.start_server()
         site = Site(directory, spire, plan, group, tool)
+        introduce(site)
         site.register()
         spire.start_agent()
         site.start_pdp()
