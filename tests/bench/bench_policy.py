@@ -6,9 +6,11 @@ Figures only; nothing here passes or fails.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -83,6 +85,16 @@ def rbac_rows(rules: int, roles: int, levels: int) -> Iterator[str]:
     yield "g, spiffe://bench/agent, role-0"
 
 
+def shared_rows(rules: int, roles: int, levels: int) -> Iterator[str]:
+    """Rules of as many roles for one and the same resource: only the caller's roles tell."""
+    for number in range(rules):
+        yield f"p, role-{number % roles}, /res/4, {'GET' if number < roles else f'M{number}'}"
+    for role in range(roles - 1):
+        if (role + 1) % levels:
+            yield f"g, role-{role}, role-{role + 1}"
+    yield "g, spiffe://bench/agent, role-0"
+
+
 def attributes(tool: str = "tool-3", path: str = "/svc-3/v1/42/part-5") -> Attributes:
     """Return one request."""
     return Attributes(
@@ -128,7 +140,19 @@ def pycasbin_us(model: str, rows: str, request: Attributes, tokens: str) -> floa
     )
     values = [getattr(namespace, token) for token in tokens.split()]
     once = percentiles(lambda: enforcer.enforce(*values), 1)[0]
-    return percentiles(lambda: enforcer.enforce(*values), max(3, min(200, int(2e6 / once))))[0]
+    return percentiles(lambda: enforcer.enforce(*values), max(1, min(200, int(2e6 / once))))[0]
+
+
+def built_bytes(files: dict[str, bytes]) -> int:
+    """Return what one more bundle of these files occupies."""
+    gc.collect()
+    tracemalloc.start()
+    bundle = load_bundle_files(files)
+    gc.collect()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert bundle.rules
+    return size
 
 
 def measure(name: str, model: str, rows: str, request: Attributes, *, n: int, oracle: str) -> None:
@@ -141,6 +165,7 @@ def measure(name: str, model: str, rows: str, request: Attributes, *, n: int, or
     start = time.perf_counter()
     bundle = load_bundle_files(files)
     build_s = time.perf_counter() - start
+    bytes_per_rule = round(built_bytes(files) / len(bundle.rules))
     call = lambda: bundle.evaluate(request)  # noqa: E731
     evaluation = bundle.evaluate(request)
     p50, p99 = percentiles(call, n)
@@ -148,6 +173,7 @@ def measure(name: str, model: str, rows: str, request: Attributes, *, n: int, or
         "workload": name,
         "rules": len(bundle.rules),
         "build_s": round(build_s, 3),
+        "bytes_per_rule": bytes_per_rule,
         "p50_us": round(p50, 2),
         "p99_us": round(p99, 2),
         "verdict": str(evaluation.verdict),
@@ -173,10 +199,12 @@ def main() -> None:
     measure("path patterns", PATHS, rows, get, n=n, oracle="sub act obj")
     if arguments.large:
         rows = "\n".join(path_rows(100_000))
-        measure("path patterns", PATHS, rows, get, n=n, oracle="")
+        measure("path patterns", PATHS, rows, get, n=n, oracle="sub act obj")
     rows = "\n".join(rbac_rows(10_000, 1_000, 5))
     request = attributes(tool="", path="/res/4")
     measure("rbac, 5 levels", RBAC, rows, request, n=n, oracle="sub act obj")
+    rows = "\n".join(shared_rows(10_000, 1_000, 5))
+    measure("rbac, one resource", RBAC, rows, request, n=n, oracle="sub act obj")
 
 
 if __name__ == "__main__":

@@ -77,9 +77,7 @@ class Policy:
                     enforcer.set_named_link_condition_func_params(kind, *names, *values[-2:])
                 else:
                     enforcer.add_named_domain_link_condition_func(kind, *names, time_match_func)
-                    enforcer.set_named_domain_link_condition_func_params(
-                        kind, *names, *values[-2:]
-                    )
+                    enforcer.set_named_domain_link_condition_func_params(kind, *names, *values[-2:])
 
 
 def _quoted(text: str) -> str:

@@ -181,7 +181,9 @@ def effects_of(effect: str) -> st.SearchStrategy[str]:
 def abac(draw: st.DrawFn) -> Sample:
     """Attributes, paths and `eval` columns."""
     parts = [draw(st.sampled_from([part, "True"])) for part in (KIND, ACT, PATH, ROLE)]
-    parts.append(draw(st.sampled_from([RULE, f"!({RULE})", f"({RULE} || r{{n}}.chain.depth == 1)"])))
+    parts.append(
+        draw(st.sampled_from([RULE, f"!({RULE})", f"({RULE} || r{{n}}.chain.depth == 1)"]))
+    )
     matcher = " && ".join(draw(st.permutations(parts))).format(n="")
     effect = draw(st.sampled_from([ALLOW_AND_DENY, ALLOW_OVERRIDE, PRIORITY]))
     row = st.tuples(
@@ -194,7 +196,7 @@ def abac(draw: st.DrawFn) -> Sample:
         st.sampled_from(["1", "2", "10"]),
         effects_of(effect),
     )
-    rows = draw(st.lists(row, min_size=1, max_size=4))
+    rows: list[tuple[str, ...]] = [*draw(st.lists(row, min_size=1, max_size=4))]
     rows += [("g", *link) for link in draw(links())]
     columns = "kind, act, path, role, rule, priority, eft"
     return Sample([(columns, matcher, effect)], "g = _, _", rows)
@@ -215,7 +217,7 @@ def rbac(draw: st.DrawFn) -> Sample:
         st.sampled_from(ACTS),
         effects_of(effect),
     )
-    rows = draw(st.lists(row, min_size=1, max_size=8))
+    rows: list[tuple[str, ...]] = [*draw(st.lists(row, min_size=1, max_size=8))]
     rows += [("g", *link) for link in draw(links(3 if within else 2))]
     # Not both: pycasbin lets the text of one pattern match another (see the table of differences).
     wide = draw(st.sampled_from(["/v1/:id", "/v1/*"]))
