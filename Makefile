@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup proto docs lint test test-deep e2e demo bench audit lock clean
+.PHONY: help setup proto docs lint spire test test-deep e2e demo bench audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,14 +41,17 @@ lint: setup ## formatting, lint, strict types, import contracts, generated files
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
 
-test: setup ## every suite but the deep ones: unit, property, conformance, e2e, faults (minutes)
+spire: setup ## build a real SPIRE for the tests, once, where Go is (some ten minutes; then seconds)
+	@$(BIN)/python -m tests.spire.build || [ $$? = 3 ] # 3: no Go here, and said so
+
+test: setup spire ## every suite but the deep ones: unit, property, conformance, e2e, faults (minutes)
 	$(BIN)/python protos/generate.py --check
 	$(PYTEST) -m 'not deep' $(PYTEST_ARGS)
 
-test-deep: setup ## every suite with the long searches and soaks (an hour and more)
+test-deep: setup spire ## every suite with the long searches and soaks (an hour and more)
 	HYPOTHESIS_PROFILE=deep $(PYTEST) --timeout 3600 $(PYTEST_ARGS)
 
-e2e: setup ## only the tests with the real Envoy
+e2e: setup spire ## only the tests with the real Envoy
 	$(PYTEST) -m 'e2e and not deep' $(PYTEST_ARGS)
 
 demo: setup ## a whole mesh on this machine, and a support case played through it (a minute)
