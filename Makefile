@@ -7,6 +7,7 @@ VENV        := .venv
 BIN         := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+CONFIG      ?= authz.yaml
 WORKERS     ?= auto
 
 # The first interpreter that runs and is new enough. A version manager may leave shims on the path
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup proto docs lint spire test test-deep e2e demo bench audit lock clean
+.PHONY: help setup proto docs lint spire test test-deep e2e demo bench migrate audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +60,9 @@ demo: setup ## a whole mesh on this machine, and a support case played through i
 
 bench: setup ## print figures: decide, gRPC, through Envoy, beside a no-op server (never fails on a time)
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+migrate: setup ## bring the shared ledger of CONFIG (default authz.yaml) to this version's schema
+	$(BIN)/authz-server ledger migrate --config $(CONFIG)
 
 audit: setup ## known advisories against the locked versions (asks the advisory service)
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
