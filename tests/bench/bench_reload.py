@@ -77,7 +77,7 @@ class Calls:
     def _run(self) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self._address, options=options) as channel:
-            check = channel.unary_unary(METHOD)
+            check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
             while not self._done.is_set():
                 began = time.perf_counter()
                 answer = check(self._data, timeout=TIMEOUT_S)
