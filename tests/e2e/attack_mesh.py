@@ -4,7 +4,7 @@ import json
 import sqlite3
 import ssl
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz_server.demo.processes import ChildProcess, ProcessGroup
-from authz_server.envoy_config.enforcement_point import SvidFiles
+from authz_server.envoy_config.enforcement_point import SvidFiles, SvidFromAgent
 from authz_server.settings.addresses import UnixAddress
 from tests.e2e import envoy_profiles
 from tests.e2e.envoy_profiles import RunningEnvoy, Surroundings, start_envoy
@@ -104,6 +104,16 @@ class Ledger:
         return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTrust:
+    """A source of trust: how it starts, and how the PDP and the hardened Envoy take part in it."""
+
+    start: Callable[[Forge, ProcessGroup], None]
+    python: Path
+    environment: Mapping[str, str]
+    svid: SvidFromAgent
+
+
 @dataclass(slots=True)
 class Mesh:
     """Everything that runs, and the keys to it."""
@@ -115,6 +125,7 @@ class Mesh:
     pdp_address: UnixAddress
     ledger: Ledger
     pdp: ChildProcess
+    live: LiveTrust | None = None
     envoys: dict[str, RunningEnvoy] = field(default_factory=dict)
     _svids: dict[str, Svid] = field(default_factory=dict)
     _contexts: dict[str, ssl.SSLContext] = field(default_factory=dict)
@@ -142,7 +153,7 @@ class Mesh:
 
     def start_pdp(self) -> None:
         """Start the PDP, again if it was killed, and return once it serves."""
-        self.pdp = _start_pdp(self.directory, self.group)
+        self.pdp = _start_pdp(self.directory, self.group, self.live)
 
 
 def write_svid(svid: Svid, directory: Path, name: str) -> tuple[Path, Path]:
@@ -162,16 +173,20 @@ def running_mesh(
     profiles: Sequence[str] = PROFILES,
     identity: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
+    live: LiveTrust | None = None,
 ) -> Iterator[Mesh]:
     """Run a mesh below `directory`, which must have a short path: it holds Unix sockets.
 
     `identity` are further keys of that section of the PDP's configuration, `files` what they name.
+    `live` is where trust comes from that is in no file.
     """
     forge = Forge()
     for name, content in (files or {}).items():
         (directory / name).write_bytes(content)
     _write_pdp_files(directory, forge, identity or {})
     with recording_workload() as workload, ProcessGroup(directory) as group:
+        if live is not None:
+            live.start(forge, group)
         mesh = Mesh(
             directory=directory,
             group=group,
@@ -179,7 +194,8 @@ def running_mesh(
             workload=workload,
             pdp_address=UnixAddress(directory / "pdp.sock"),
             ledger=Ledger(directory / "ledger.db"),
-            pdp=_start_pdp(directory, group),
+            pdp=_start_pdp(directory, group, live),
+            live=live,
         )
         for profile in profiles:
             tree = getattr(envoy_profiles, profile)(surroundings(mesh, profile, pdp_timeout_s))
@@ -198,6 +214,7 @@ def surroundings(mesh: Mesh, profile: str, pdp_timeout_s: float) -> Surroundings
         svid=SvidFiles(
             certificate=certificate, private_key=key, trust_bundle=mesh.directory / "trust.pem"
         ),
+        svid_from_agent=mesh.live.svid if mesh.live is not None else None,
         admin=mesh.directory / f"{profile}.sock",
         pdp_timeout_s=pdp_timeout_s,
     )
@@ -232,10 +249,11 @@ def _configuration(directory: Path, identity: Mapping[str, object]) -> dict[str,
     }
 
 
-def _start_pdp(directory: Path, group: ProcessGroup) -> ChildProcess:
-    command: list[str | Path] = [sys.executable, "-m", "authz_server", "serve"]
+def _start_pdp(directory: Path, group: ProcessGroup, live: LiveTrust | None = None) -> ChildProcess:
+    python = live.python if live is not None else sys.executable
+    command: list[str | Path] = [python, "-m", "authz_server", "serve"]
     command += ["--config", directory / "authz.yaml", "--lame-duck", "0"]
-    process = group.start("pdp", command)
+    process = group.start("pdp", command, environment=live.environment if live else None)
     process.wait_until(lambda: _serving(directory / "pdp.sock"), what="SERVING")
     return process
 

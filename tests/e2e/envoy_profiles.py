@@ -16,7 +16,11 @@ from authz_server.core.spiffe import SpiffeId
 from authz_server.demo.processes import ChildProcess, ProcessGroup
 from authz_server.envoy_config.binary import envoy_binary
 from authz_server.envoy_config.bootstrap import bootstrap_tree
-from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
+from authz_server.envoy_config.enforcement_point import (
+    EnforcementPoint,
+    SvidFiles,
+    SvidFromAgent,
+)
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 from tests.e2e.forge import AUDIENCE, spiffe
 from tests.e2e.raw_http import unix_get
@@ -36,6 +40,7 @@ class Surroundings:
     pdp: UnixAddress
     workload_port: int
     svid: SvidFiles
+    svid_from_agent: SvidFromAgent | None = None  # of the hardened one, instead
     admin: Path
     pdp_timeout_s: float
 
@@ -126,7 +131,7 @@ def _point(
         workload_id=SpiffeId.parse(spiffe("tool/recorder")),
         bundle="default",
         pdp=around.pdp,
-        svid=around.svid,
+        svid=around.svid_from_agent or around.svid,
         audience=AUDIENCE,
         domains=HOSTS,
         require_delegation=require_delegation,
@@ -143,7 +148,7 @@ def _tcp_point(around: Surroundings) -> EnforcementPoint:
         workload_id=SpiffeId.parse(spiffe("tool/recorder")),
         bundle="default",
         pdp=around.pdp,
-        svid=around.svid,
+        svid=around.svid_from_agent or around.svid,
         require_delegation=False,
         pdp_timeout_s=around.pdp_timeout_s,
     )

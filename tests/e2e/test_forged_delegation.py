@@ -29,14 +29,15 @@ def outcome(
     return pdp.outcome(check_request(caller, headers=headers, extensions=route))
 
 
-def _params(table: dict[str, tuple[str, Make]]) -> list[object]:
+def params(table: dict[str, tuple[str, Make]]) -> list[object]:
+    """Return the cases of `table`, one parameter set each."""
     return [
         pytest.param(reason, make, id=name.replace(" ", "-"))
         for name, (reason, make) in table.items()
     ]
 
 
-@pytest.mark.parametrize(("reason", "make"), _params(ROOTS | LINKS))
+@pytest.mark.parametrize(("reason", "make"), params(ROOTS | LINKS))
 def test_forged(mesh: Mesh, pdp: PdpClient, workshop: Workshop, reason: str, make: Make) -> None:
     got = outcome(pdp, workshop.narrow, make(workshop))
     assert got in {f"deny {one}" for one in reason.split("|")}
