@@ -1,9 +1,6 @@
 """`authz-server approvals`: see what agents may not do without a person, and answer."""
 
-import dataclasses
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +8,7 @@ import click
 
 from authz_server.cli.ledger_source import ledger_options, ledger_source
 from authz_server.cli.terminal import examples, show, show_json, show_json_indented, table
-from authz_server.core.record import format_time
+from authz_server.ledger.approval_document import approval_json
 from authz_server.ledger.approvals import (
     ApprovalRefused,
     ApprovalRequest,
@@ -75,7 +72,7 @@ def list_command(
     found = _approvals(config_path, ledger_url).list(now=_now(), status=status, limit=limit)
     if output == "json":
         for request in found:
-            show_json(dict(_members(request)))
+            show_json(approval_json(request))
         return
     show(table(_HEADINGS, map(_row, found)))
 
@@ -95,7 +92,7 @@ def show_command(
     """Show one request in full. The beginning of its ID is enough."""
     request = _approvals(config_path, ledger_url).show(approval_id, now=_now())
     if output == "json":
-        show_json_indented(dict(_members(request)))
+        show_json_indented(approval_json(request))
     else:
         _show_request(request)
 
@@ -156,7 +153,7 @@ def reject_command(
 
 def _approvals(config_path: Path | None, ledger_url: str | None) -> Approvals:
     source = ledger_source(config_path, ledger_url)
-    return Approvals.open(source.url, groups=source.groups)
+    return Approvals.open(source.url, groups=source.groups, two_persons=source.two_persons)
 
 
 def _refuse(refused: ApprovalRefused) -> None:
@@ -165,23 +162,8 @@ def _refuse(refused: ApprovalRefused) -> None:
 
 
 def _show_request(request: ApprovalRequest) -> None:
-    filled = ((name, str(value)) for name, value in _members(request) if value)
+    filled = ((name, str(value)) for name, value in approval_json(request).items() if value)
     show(table(("member", "value"), filled))
-
-
-def _members(request: ApprovalRequest) -> Iterator[tuple[str, object]]:
-    """Yield each member as JSON has it."""
-    for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
-        match value:
-            case datetime():
-                yield field.name, format_time(value)
-            case tuple():
-                yield field.name, list(value)
-            case StrEnum():
-                yield field.name, value.value
-            case _:
-                yield field.name, value
 
 
 def _row(request: ApprovalRequest) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ class LedgerSource:
 
     url: str
     groups: ApproverGroups
+    two_persons: tuple[str, ...] = ()
     key_paths: tuple[Path, ...] = ()
     checkpoint_paths: tuple[Path, ...] = ()
     subject_key: Path | None = None
@@ -63,9 +64,9 @@ def ledger_source(config_path: Path | None, ledger_url: str | None) -> LedgerSou
     from authz_server.settings import load_settings
 
     settings = load_settings(config_path)
-    groups = settings.approvals.groups
+    groups, two_persons = settings.approvals.groups, settings.approvals.two_persons
     if ledger_url is not None:
-        return LedgerSource(url=ledger_url, groups=groups)
+        return LedgerSource(url=ledger_url, groups=groups, two_persons=two_persons)
     ledger = settings.ledger
     file = ledger.outbox if is_shared(ledger.url) else sqlite_path(ledger.url)
     sinks = (sink for sink in ledger.checkpoint_sinks if isinstance(sink, Path))

@@ -48,6 +48,7 @@ class Refusal(StrEnum):
     UNKNOWN_GROUP = "unknown_group"
     NOT_A_MEMBER = "not_a_member"
     PARTY_TO_REQUEST = "party_to_request"
+    SAME_PERSON = "same_person"
 
 
 class ApprovalRefused(AuthzError):
@@ -60,7 +61,11 @@ class ApprovalRefused(AuthzError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequest:
-    """One question and, if there is one, its answer. Texts are printable; actors root first."""
+    """One question and, if there is one, its answer. Texts are printable; actors root first.
+
+    A pending request that has an `approver` waits for a second one; approved by two, both are
+    named, joined by a comma.
+    """
 
     id: str
     status: ApprovalStatus
@@ -92,31 +97,60 @@ class ApprovalRequest:
 class Approvals:
     """Lists and answers what escalations ask, on the ledger a server writes."""
 
-    def __init__(self, *, reading: Store, writing: Store, groups: ApproverGroups) -> None:
+    def __init__(
+        self,
+        *,
+        reading: Store,
+        writing: Store,
+        groups: ApproverGroups,
+        two_persons: Collection[str] = (),
+    ) -> None:
         self._reading = reading
         self._writing = writing
         self._groups = groups
+        self._two_persons = frozenset(two_persons)
 
     @classmethod
-    def open(cls, url: str, *, groups: ApproverGroups) -> Self:
-        """Open the ledger at `url`, which must exist. `groups`: approver group to its members.
+    def at(cls, url: str, *, groups: ApproverGroups, two_persons: Collection[str] = ()) -> Self:
+        """Return the approvals of the ledger at `url`, which need not answer yet.
 
-        Raises `LedgerError`.
+        `groups`: approver group to its members; `two_persons`: groups of which two must approve.
+        Raises `LedgerError` for a URL that names no ledger.
         """
-        opened = cls(
+        return cls(
             reading=Store.open(url, Access.READ),
             writing=Store.open(url, Access.WRITE),
             groups=groups,
+            two_persons=two_persons,
         )
+
+    @classmethod
+    def open(cls, url: str, *, groups: ApproverGroups, two_persons: Collection[str] = ()) -> Self:
+        """Open the ledger at `url` as `at` does; it must exist. Raises `LedgerError`."""
+        opened = cls.at(url, groups=groups, two_persons=two_persons)
         with converted("read the ledger"), opened._reading.transaction() as connection:
             check(connection)
         return opened
 
+    def groups_of(self, name: str) -> frozenset[str]:
+        """Return the approver groups that `name` belongs to."""
+        return frozenset(group for group, members in self._groups.items() if name in members)
+
     def list(
-        self, *, now: datetime, status: ApprovalStatus | None = None, limit: int = 100
+        self,
+        *,
+        now: datetime,
+        status: ApprovalStatus | None = None,
+        of_groups: Collection[str] | None = None,
+        limit: int = 100,
     ) -> Sequence[ApprovalRequest]:
-        """Return the newest requests, newest first. A passed deadline counts as expired."""
+        """Return the newest requests, newest first. A passed deadline counts as expired.
+
+        `of_groups` are the only approver groups to look at; None for all.
+        """
         statement = _REQUESTS.order_by(approvals.c.requested_at_us.desc(), approvals.c.id)
+        if of_groups is not None:
+            statement = statement.where(approvals.c.approver_group.in_(sorted(of_groups)))
         if status is not None:
             stored = _STORED_AS.get(status, (status,))
             statement = statement.where(approvals.c.status.in_([one.value for one in stored]))
@@ -136,6 +170,7 @@ class Approvals:
     def approve(self, beginning: str, *, approver: str, now: datetime) -> ApprovalRequest:
         """Approve a pending request as `approver`; it may now be used until its deadline.
 
+        Where two persons must approve, the first leaves it pending, with the name on record.
         Raises `ApprovalRefused`, `LookupFault` and `LedgerError`.
         """
         return self._answer(beginning, ApprovalStatus.APPROVED, approver, None, now)
@@ -161,6 +196,7 @@ class Approvals:
             request = _find(connection, beginning, now)
             self._check_open(request)
             self._check_entitled(request, approver)
+            answer, named = self._counted(request, answer, approver)
             # INVARIANT: the condition repeats what was checked, so that it also holds where two
             # transactions may run at once.
             result = connection.execute(
@@ -169,10 +205,11 @@ class Approvals:
                     approvals.c.id == request.id,
                     approvals.c.status == ApprovalStatus.PENDING.value,
                     approvals.c.expires_at_us > unix_us(now),
+                    approvals.c.approver.is_not_distinct_from(request.approver),
                 )
                 .values(
                     status=answer.value,
-                    approver=approver,
+                    approver=named,
                     decided_at_us=unix_us(now),
                     reject_reason=column_text(reject_reason) if reject_reason else None,
                 )
@@ -180,6 +217,22 @@ class Approvals:
             if result.rowcount != 1:
                 raise ApprovalRefused(Refusal.NOT_PENDING, "someone else answered just now")
             return _find(connection, request.id, now)
+
+    def _counted(
+        self, request: ApprovalRequest, answer: ApprovalStatus, approver: str
+    ) -> tuple[ApprovalStatus, str]:
+        """Return what the answer makes of the request, and whom it then names as approver."""
+        first = request.approver  # of a pending request: who approved already
+        if answer is not ApprovalStatus.APPROVED or request.approver_group not in self._two_persons:
+            return answer, approver
+        if first is None:
+            return ApprovalStatus.PENDING, approver
+        # SECURITY: one person under two spellings is still one.
+        if _folded(first) == _folded(approver):
+            raise ApprovalRefused(
+                Refusal.SAME_PERSON, f"`{printable(approver)}` approved already; another must too"
+            )
+        return ApprovalStatus.APPROVED, f"{first}, {approver}"
 
     def _check_open(self, request: ApprovalRequest) -> None:
         if request.status is ApprovalStatus.EXPIRED:

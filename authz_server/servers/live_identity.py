@@ -10,9 +10,11 @@ from typing import Final
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.snapshot import Snapshot
 from authz_server.identity.bundle_endpoints import BundleEndpoints
+from authz_server.identity.issuer_feed import IssuerFeed
 from authz_server.identity.live_bundles import BundleSource, Clock, LiveTrust
 from authz_server.identity.own_svid import SvidFiles, SvidSource
 from authz_server.identity.workload_api import WorkloadApi
+from authz_server.reload.live_input import LiveInput
 from authz_server.servers.admission import Admission, NotAdmittedError, PeerProperties
 from authz_server.servers.check_service import SnapshotSource
 from authz_server.servers.guarded_calls import Admit
@@ -21,6 +23,7 @@ from authz_server.settings import Settings
 
 # A pod and its node's agent may start together; beyond this a restart is the better answer.
 FIRST_UPDATE_TIMEOUT_S: Final = 30.0
+FIRST_KEYS_TIMEOUT_S: Final = 5.0  # as long as one step of a request for them may take
 
 
 class LiveIdentity:
@@ -69,26 +72,38 @@ class LiveIdentity:
             )
             if bundles.source == "workload_api":
                 sources.append(self._api)
-        self.inputs = (LiveTrust(sources),) if sources else ()
+        self.issuers = IssuerFeed(
+            settings.delegation.issuers, clock=clock, changed=changed, report=report
+        )
+        trust = (LiveTrust(sources),) if sources else ()
+        self.inputs: tuple[LiveInput, ...] = (*trust, self.issuers)
         self._svid = self._svid_source()
+
+    @property
+    def svid(self) -> SvidSource | None:
+        """Where this server's own SVID is found; None while `tls.mode` is `plaintext`."""
+        return self._svid
 
     def start(self) -> None:
         """Begin to follow every source."""
-        for source in (self._api, self._endpoints):
+        for source in (self._api, self._endpoints, self.issuers):
             if source is not None:
                 source.start()
 
     def stop(self) -> None:
         """Stop following; what was learnt stays."""
-        for source in (self._api, self._endpoints):
+        for source in (self._api, self._endpoints, self.issuers):
             if source is not None:
                 source.stop()
 
     def wait_for_first(self) -> None:
-        """Return once the Workload API has told everything once.
+        """Return once issuers were asked and the Workload API has told everything once.
+
+        An issuer that does not answer holds up nobody's start: its grants are denied.
 
         Raises `ConfigurationError` when it has not after `FIRST_UPDATE_TIMEOUT_S`. Blocks.
         """
+        self.issuers.wait_for_first(FIRST_KEYS_TIMEOUT_S)
         api = self._api
         if api is not None and not api.wait_until_complete(FIRST_UPDATE_TIMEOUT_S):
             message = f"the Workload API gives no SVID and no bundles: {api.fault}"

@@ -20,6 +20,7 @@ from pydantic import (
 from authz_server.core import limits
 from authz_server.core.spiffe import TrustDomain
 from authz_server.settings.addresses import TcpAddress
+from authz_server.settings.approvals import ApprovalSettings
 from authz_server.settings.ledger import LedgerSettings
 from authz_server.settings.revocations import RevocationSettings
 from authz_server.settings.values import (
@@ -46,7 +47,6 @@ from authz_server.settings.values import (
 ROOT_LIFETIME_S_MAX: Final = 3600
 CONNECTION_AGE_S_MAX: Final = 24 * 3600  # a day: beyond the life of any SVID in use
 BUNDLE_AGE_S_MAX: Final = 7 * 24 * 3600  # a week without word is no longer an outage
-APPROVAL_TTL_S_MAX: Final = 7 * 24 * 3600  # beyond a week nobody remembers what was approved
 
 Algorithm = Literal["ES256", "ES384", "PS256", "RS256", "EdDSA"]
 
@@ -64,7 +64,12 @@ class Listen(_Section):
     )
     http: HttpListen = Field(
         default=TcpAddress("127.0.0.1", 9192),
-        description="address of `/healthz`, `/readyz` and `/metrics`",
+        description="address of `/healthz`, `/readyz`, `/metrics` and `/v1/approvals`",
+    )
+    http_tls: bool = Field(
+        default=False,
+        description="whether `listen.http` is TLS with the X509-SVID of `tls.mode`; a client "
+        "certificate is asked for and proves an approver",
     )
 
 
@@ -300,21 +305,6 @@ class Bundles(_Section):
     )
 
 
-class ApprovalSettings(_Section):
-    """How people answer escalations."""
-
-    ttl_s: Annotated[WholeNumber, Field(ge=1, le=APPROVAL_TTL_S_MAX)] = Field(
-        default=900, description="how long an access request, with its approval, stands; in seconds"
-    )
-    single_use: bool = Field(default=True, description="whether an approval serves one request")
-    bind_txn: bool = Field(
-        default=False, description="whether an approval holds for one transaction only"
-    )
-    groups: Mapping[Text, tuple[Text, ...]] = Field(
-        default={}, description="approver groups and their members"
-    )
-
-
 class Settings(_Section):
     """The whole configuration. `load_settings` reads it; nothing else reads the environment."""
 
@@ -339,7 +329,21 @@ class Settings(_Section):
         if isinstance(tls, Tls) and tls.mode == "plaintext":
             wrong = "must be loopback or a Unix socket while `tls.mode` is `plaintext`"
             refuse_all([(("grpc", i), wrong) for i, a in enumerate(listen.grpc) if not a.is_local])
+            if listen.http_tls:
+                refuse_all([(("http_tls",), "needs `tls.mode` `files` or `workload_api`")])
         return listen
+
+    @field_validator("approvals")
+    @classmethod
+    def _tokens_stay_private(
+        cls, approvals: ApprovalSettings, info: ValidationInfo
+    ) -> ApprovalSettings:
+        listen = info.data.get("listen")
+        # SECURITY: a bearer token is worth an approval to whoever reads it on the way.
+        if isinstance(listen, Listen) and not (listen.http_tls or listen.http.is_local):
+            wrong = "needs `listen.http_tls`, or `listen.http` on loopback"
+            refuse_all([(("issuers",), wrong)] if approvals.issuers else [])
+        return approvals
 
     @field_validator("identity")
     @classmethod

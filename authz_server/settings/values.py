@@ -123,6 +123,35 @@ def _https_url(value: object) -> str:
     return text
 
 
+def _webhook_url(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("http://"):
+        return _https_url(value)
+    try:
+        host, port = urlsplit(text).hostname or "", urlsplit(text).port or 80
+        sound = TcpAddress(host, port).is_local and urlsplit(text).username is None
+    except ValueError:
+        sound = False
+    if not sound:
+        raise phrase("must be `https://…`; `http://` is for loopback alone")
+    return text
+
+
+def _key_set_url(value: object) -> str:
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        is_loopback = parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+        sound = parts.port != 0
+    except ValueError:
+        return _https_url(value)
+    if not (parts.scheme == "http" and is_loopback and sound):
+        return _https_url(value)
+    if parts.username is not None or parts.fragment:
+        raise phrase("must be an address without credentials")
+    return text
+
+
 def _checkpoint_sink(value: object, info: ValidationInfo) -> str | Path:
     if isinstance(value, Path):
         return _path(value, info)
@@ -149,5 +178,8 @@ WorkloadId = Annotated[SpiffeId, _parsed(SpiffeId.parse, SpiffeId)]
 WorkloadPattern = Annotated[SpiffeIdPattern, _parsed(SpiffeIdPattern.parse, SpiffeIdPattern)]
 GrpcListen = Annotated[GrpcAddress, _parsed(parse_grpc_address, TcpAddress, UnixAddress)]
 HttpsUrl = Annotated[str, PlainValidator(_https_url)]
+# `https`, or plain `http` on this machine: a sidecar, or a test.
+KeySetUrl = Annotated[str, PlainValidator(_key_set_url)]
+WebhookUrl = Annotated[str, PlainValidator(_webhook_url)]
 WorkloadApiSocket = Annotated[UnixAddress, _parsed(UnixAddress.parse, UnixAddress)]
 HttpListen = Annotated[TcpAddress, _parsed(TcpAddress.parse, TcpAddress)]

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from authz_server.core.yaml_document import Path as KeyPath
 from authz_server.settings import Settings, load_settings
+from authz_server.settings.approvals import ApproverIssuerSettings, WebhookSettings
 from authz_server.settings.environment import variable_name
 from authz_server.settings.faults import dotted, leaves
 from authz_server.settings.model import BundleEndpoint, IssuerSettings
@@ -53,9 +54,10 @@ def _rows() -> Iterator[str]:
     for path in leaves(IssuerSettings):
         field = _field(IssuerSettings, path)
         yield f"| `{dotted(path)}` | {_default(field)} | {_meaning(field)} |"
-    for path in leaves(BundleEndpoint):
-        field = _field(BundleEndpoint, path)
-        yield f"| `{dotted(path)}` | {_default(field)} | {_meaning(field)} |"
+    for entry in (BundleEndpoint, ApproverIssuerSettings, WebhookSettings):
+        for path in leaves(entry):
+            field = _field(entry, path)
+            yield f"| `{dotted(path)}` | {_default(field)} | {_meaning(field)} |"
 
 
 def test_every_key_has_its_row_and_no_row_is_without_a_key() -> None:
