@@ -27,11 +27,6 @@ BUSY_TIMEOUT_MS: Final = 250
 PATIENT_BUSY_TIMEOUT_MS: Final = 5_000
 # Upper levels of the index trees of 100 million rows stay in memory; 2 MiB is SQLite's default.
 _CACHE_KIB: Final = 32 * 1024
-# A commit that makes the log longer than so many pages (of 4 KiB) also copies it into the file:
-# SQLite's default. `keeper` copies it beside the commits, for a server that gives it more room.
-LOG_PAGES_MAX: Final = 1_000
-_LOG_BYTES_MIN: Final = 1024 * 1024  # a shorter log is not worth the sync
-_LOG_BYTES_KEPT: Final = 64 * 1024 * 1024  # what a long log is cut to once it is copied
 _OWNER_ONLY: Final = 0o600
 
 # A report over a hundred million records may take this long; a query that hangs may not.
@@ -113,7 +108,6 @@ def open_engine(
     *,
     synchronous: Synchronous = Synchronous.NORMAL,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
-    log_pages_max: int = LOG_PAGES_MAX,
 ) -> Engine:
     """Return an engine on an existing file; it keeps no connection open by itself."""
 
@@ -127,7 +121,7 @@ def open_engine(
             check_same_thread=False,  # `close` may come from another thread
         )
         try:
-            _configure(connection, access, synchronous, log_pages_max)
+            _configure(connection, access, synchronous)
         except BaseException:
             connection.close()
             raise
@@ -137,28 +131,6 @@ def open_engine(
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(access.value))
     return engine
-
-
-def copy_log(path: Path) -> None:
-    """Copy the log of the SQLite file at `path` into it, beside the commits of other connections.
-
-    A commit that finds its log long does so itself, and waits for the disk meanwhile.
-    """
-    if _log_bytes(path) < _LOG_BYTES_MIN:
-        return
-    engine = open_engine(path, Access.WRITE)
-    with engine.connect() as connection:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        # PASSIVE takes no lock that a commit needs, and copies what no reader holds back.
-        driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-
-
-def _log_bytes(path: Path) -> int:
-    try:
-        return path.with_name(path.name + "-wal").stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def open_shared_engine(url: str, *, statement_timeout_ms: int, connections: int = 0) -> Engine:
@@ -220,9 +192,7 @@ class Store:
             yield connection
 
 
-def _configure(
-    connection: sqlite3.Connection, access: Access, synchronous: Synchronous, log_pages_max: int
-) -> None:
+def _configure(connection: sqlite3.Connection, access: Access, synchronous: Synchronous) -> None:
     if access is Access.READ:
         connection.execute("PRAGMA query_only = ON")
         return
@@ -231,8 +201,6 @@ def _configure(
         raise LedgerError("ledger needs a local file system that supports SQLite's WAL mode")
     connection.execute(f"PRAGMA synchronous = {synchronous.value}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages_max}")
-    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from authz_server.ledger.database import (
     Access,
     Store,
     Synchronous,
-    converted,
-    copy_log,
     is_shared,
     sqlite_path,
 )
@@ -29,10 +27,6 @@ from authz_server.ledger.ship import Shipper
 from authz_server.ledger.sinks import sinks_for
 from authz_server.ledger.store import Ledger, LedgerOptions
 
-# 256 MiB: a log that long is copied by the commit that finds it, so that it ends somewhere even if
-# the keeper cannot keep up.
-_LOG_PAGES_MAX: Final = 65_536
-_COPY_INTERVAL_S: Final = 1.0
 _RETENTION_INTERVAL_S: Final = 3600.0
 
 
@@ -118,7 +112,6 @@ def _options(plan: LedgerPlan, backlog: Backlog | None) -> LedgerOptions:
         approvals=plan.approvals if backlog is None else None,
         layout=Layout.LEDGER if backlog is None else Layout.OUTBOX,
         synchronous=plan.synchronous,
-        log_pages_max=_LOG_PAGES_MAX,
         pseudonyms=Pseudonyms.load(plan.subject_key) if plan.subject_key else None,
         backlog=backlog,
     )
@@ -127,15 +120,10 @@ def _options(plan: LedgerPlan, backlog: Backlog | None) -> LedgerOptions:
 def _jobs(plan: LedgerPlan, key: SigningKey, ledger: Ledger) -> list[Job]:
     checkpoints = Checkpoints(ledger, key=key, sinks=sinks_for(plan.checkpoint_sinks))
 
-    def copy() -> None:
-        with converted("copy the log"):
-            copy_log(ledger.path)
-
     def expire() -> None:
         _expire(plan, key, ledger)
 
     jobs = [
-        Job(name="copy_log", interval_s=_COPY_INTERVAL_S, run=copy),
         Job(
             name="checkpoint",
             interval_s=plan.checkpoint_interval_s,

@@ -7,6 +7,7 @@ beside `jws` repeat it for people; verifiers read `jws` alone.
 import json
 import os
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
@@ -76,6 +77,8 @@ class WebhookSink:
             with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_S):  # noqa: S310
                 pass
         except (OSError, ValueError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             # SECURITY: the address may hold a secret of the receiver.
             raise LedgerError(f"cannot post a checkpoint: {type(error).__name__}") from error
 

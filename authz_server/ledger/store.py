@@ -23,7 +23,6 @@ from authz_server.ledger.backlog import Backlog
 from authz_server.ledger.chain import SALT_BYTES, Link
 from authz_server.ledger.database import (
     BUSY_TIMEOUT_MS,
-    LOG_PAGES_MAX,
     Access,
     Store,
     Synchronous,
@@ -90,14 +89,13 @@ class LedgerOptions:
 
     `approvals` are the terms of questions kept in the same file; None leaves an escalation as it
     is. `synchronous` NORMAL survives kill -9, FULL power loss too (see `Synchronous`). A commit
-    waits `busy_timeout_ms` for other writers, and copies a log longer than `log_pages_max` itself.
+    waits `busy_timeout_ms` for other writers.
     """
 
     approvals: ApprovalTerms | None = None
     layout: Layout = Layout.LEDGER
     synchronous: Synchronous = Synchronous.NORMAL
     busy_timeout_ms: int = BUSY_TIMEOUT_MS
-    log_pages_max: int = LOG_PAGES_MAX
     pseudonyms: Pseudonyms | None = None
     backlog: Backlog | None = None
 
@@ -118,7 +116,6 @@ class Ledger:
             Access.WRITE,
             synchronous=options.synchronous,
             busy_timeout_ms=options.busy_timeout_ms,
-            log_pages_max=options.log_pages_max,
         )
         self._statements = _Statements.compiled_for(self._engine)
         self._reader = LedgerReader(Store.of_file(path, Access.READ))

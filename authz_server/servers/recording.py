@@ -23,7 +23,6 @@ _EVENTS: Final = {
     "ship": "shared_ledger_unreachable",
     "checkpoint": "checkpoint_failed",
     "retention": "retention_failed",
-    "copy_log": "log_copy_failed",
 }
 
 

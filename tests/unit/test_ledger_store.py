@@ -13,6 +13,7 @@ from authz_server.core.errors import LedgerError, Reason
 from authz_server.core.record import decision_json
 from authz_server.ledger.query import DecisionFilter
 from authz_server.ledger.record import RecordFault
+from authz_server.ledger.schema import SCHEMA_VERSION
 from authz_server.ledger.store import Ledger
 from tests.ledger_samples import TTL_S, allow, deny, escalation, record
 
@@ -180,7 +181,7 @@ def test_refuses_the_schema_of_another_version(path: Path, ledger: Ledger) -> No
     with sqlite3.connect(path) as other:
         other.execute("UPDATE schema_version SET version = 99")
     other.close()
-    with pytest.raises(LedgerError, match="schema version 99, this program needs 2"):
+    with pytest.raises(LedgerError, match=f"schema version 99, this program needs {SCHEMA_VERSION}"):
         Ledger.open(f"sqlite:///{path}", approval_ttl_s=TTL_S)
 
 
