@@ -192,6 +192,7 @@ class PolicyServer:
             clock=self._clock,
             checked=self._metrics.checked,
             broke=self._broke,
+            key_missing=self._identity.issuers.key_missing,
         )
         self._add_gauges(service)
         self._start_admin(parts)
@@ -305,6 +306,17 @@ class PolicyServer:
     def _add_gauges(self, service: CheckService) -> None:
         gauge = self._metrics.gauge
         gauge("authz_checks_in_flight", "Calls being decided now.", lambda: service.in_flight)
+        issuers = self._identity.issuers
+        gauge(
+            "authz_issuers_without_keys",
+            "Issuers whose keys were never heard or are too old: their grants are denied.",
+            lambda: issuers.without_keys,
+        )
+        self._metrics.count(
+            "authz_key_set_requests",
+            "Requests for the keys of issuers.",
+            lambda: issuers.requests,
+        )
         gauge(
             "authz_revocations_revision",
             "Number of the last change of the revocations that are decided by.",

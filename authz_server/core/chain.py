@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from authz_server.core import limits
 from authz_server.core.spiffe import SpiffeId, TrustDomain
+from authz_server.core.trust import RootKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class PresentedChain:
 
     root: str
     links: tuple[str, ...]  # oldest first
+    kind: RootKind = RootKind.TXN_TOKEN  # by where the root stood, and not by what it says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Grant:
     subject: str
     txn: str
     scope: frozenset[str]
-    audience: frozenset[str]  # root: the trust domain's URI alone
+    audience: frozenset[str]  # root: what means us, by default the trust domain's URI
     details: tuple[Mapping[str, object], ...]  # RFC 9396 authorization_details
     issued_at: int
     not_before: int

@@ -88,7 +88,7 @@ class ChainCache:
 def _digest(presented: PresentedChain) -> bytes:
     # SECURITY: each token is hashed by itself, so no two ways to cut one text into tokens collide.
     digest = hashlib.sha256()
-    for token in (presented.root, *presented.links):
+    for token in (presented.kind.value, presented.root, *presented.links):
         digest.update(len(token).to_bytes(4, "big"))
         digest.update(token.encode("utf-8", "surrogatepass"))
     return digest.digest()

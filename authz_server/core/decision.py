@@ -142,7 +142,8 @@ class Decision:
     before a fault is present, every part after it is None.
 
     `fingerprint` is the hex SHA-256 an approval is bound to; only an escalation has one.
-    `json_rpc_id` is the id to echo in a JSON-RPC denial, as raw JSON text.
+    `json_rpc_id` is the id to echo in a JSON-RPC denial, as raw JSON text. `missing_key_of` is the
+    issuer that a token names a key of which is not known here; it is not recorded.
     """
 
     verdict: Verdict
@@ -167,6 +168,7 @@ class Decision:
     json_rpc_id: str | None = None
     strip_delegation: bool = False
     trace: TraceRecord | None = None
+    missing_key_of: str | None = None
 
     def __post_init__(self) -> None:
         # INVARIANT: an allow without OK, or OK without an allow, is a bug, not a decision.

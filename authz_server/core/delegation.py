@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from authz_server.core import limits
+from authz_server.core.access_token import presented_access_token, verify_access_token
 from authz_server.core.chain import (
     BoundChain,
     DelegationPolicy,
@@ -25,7 +26,7 @@ from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.request import Headers
 from authz_server.core.root_grant import RootGrant, verify_root
 from authz_server.core.spiffe import SpiffeId, TrustDomain
-from authz_server.core.trust import TrustMaterial
+from authz_server.core.trust import RootKind, TrustMaterial
 
 ROOT_HEADER: Final = "txn-token"
 CHAIN_HEADER: Final = "delegation-chain"
@@ -55,6 +56,28 @@ def presented_chain(headers: Headers, policy: DelegationPolicy) -> PresentedChai
         raise RequestFault(Reason.CHAIN_BROKEN, "request has delegation links but no root grant")
     _check_sizes(root, chain or b"", policy)
     return PresentedChain(root=_parse_root(root), links=_parse_links(chain or b""))
+
+
+def presented_with_access_token(
+    headers: Headers, policy: DelegationPolicy
+) -> tuple[PresentedChain | None, PresentedChain | None]:
+    """Return the chain that a request carries, and the access token beside it; None for neither.
+
+    An access token alone is the chain's root. Beside a `Txn-Token` it is only another proof of
+    the same (`check_beside`). Call it only where access tokens are root grants, and never for a
+    token that proves who the caller is.
+
+    Raises `RequestFault` as `presented_chain` and `presented_access_token`.
+    """
+    token = presented_access_token(headers)
+    if token is None or headers.lines(ROOT_HEADER):
+        chain = presented_chain(headers, policy)
+        beside = token and PresentedChain(root=token, links=(), kind=RootKind.ACCESS_TOKEN)
+        return chain, beside or None
+    links = headers.one(CHAIN_HEADER) or b""
+    _check_sizes(token.encode("ascii"), links, policy)
+    chain = PresentedChain(root=token, links=_parse_links(links), kind=RootKind.ACCESS_TOKEN)
+    return chain, None
 
 
 def _check_sizes(root: bytes, chain: bytes, policy: DelegationPolicy) -> None:
@@ -99,7 +122,7 @@ def verify(
 
     Raises `RequestFault` and nothing else; see `verify_root`, `verify_link` and `check_times`.
     """
-    root = verify_root(presented.root, issuers=trust.issuers, trust_domain=trust_domain)
+    root = _verified_root(presented, trust, trust_domain)
     _check_depth(root, presented, policy)
     _check_grant_times(root.token.grant, policy.skew_s, now)
     context = LinkContext(trust=trust, policy=policy, now=now)
@@ -116,6 +139,16 @@ def verify(
         purpose=root.purpose,
         prior_actors=root.prior_actors,
     )
+
+
+def _verified_root(
+    presented: PresentedChain, trust: TrustMaterial, trust_domain: TrustDomain
+) -> RootGrant:
+    match presented.kind:
+        case RootKind.TXN_TOKEN:
+            return verify_root(presented.root, issuers=trust.issuers, trust_domain=trust_domain)
+        case RootKind.ACCESS_TOKEN:
+            return verify_access_token(presented.root, issuers=trust.issuers)
 
 
 def _check_depth(root: RootGrant, presented: PresentedChain, policy: DelegationPolicy) -> None:
@@ -173,6 +206,18 @@ def bind(
         authority=authority,
         actors=tuple(grant.delegate for grant in held),
     )
+
+
+def check_beside(access_token: VerifiedChain, bound: BoundChain) -> None:
+    """Check that an access token beside the chain speaks of the same subject and caller.
+
+    Raises `RequestFault`: `CHAIN_BROKEN` for another subject, `LEAF_MISMATCH` for a token that was
+    made out to somebody else.
+    """
+    if access_token.root.subject != bound.authority.subject:
+        raise RequestFault(Reason.CHAIN_BROKEN, "access token and `txn-token` differ in subject")
+    if access_token.root.delegate != bound.actors[-1]:
+        raise RequestFault(Reason.LEAF_MISMATCH, "access token was not made out to this caller")
 
 
 def _presentation(

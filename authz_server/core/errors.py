@@ -70,6 +70,14 @@ class RequestFault(AuthzError):
         self.detail = detail
 
 
+class UnknownIssuerKey(RequestFault):
+    """A root grant names a key that its issuer, which is configured, is not known to have."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__(Reason.UNKNOWN_KEY, "root grant is signed with a key not known")
+        self.issuer = issuer
+
+
 class InvalidValueError(AuthzError, ValueError):
     """A text is not the value it claims to be. Raised by the `parse` methods of core types."""
 

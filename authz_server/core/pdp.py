@@ -6,12 +6,12 @@ as that was proved. `decide` is the one place where a `RequestFault` becomes a d
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from authz_server.core import delegation
 from authz_server.core.attributes import Attributes, EnvironmentAttributes, Protocol
-from authz_server.core.chain import BoundChain, VerifiedChain
+from authz_server.core.chain import BoundChain, PresentedChain, VerifiedChain
 from authz_server.core.decision import (
     ActionRecord,
     Decision,
@@ -20,7 +20,7 @@ from authz_server.core.decision import (
     ResourceRecord,
     Verdict,
 )
-from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.errors import Reason, RequestFault, UnknownIssuerKey
 from authz_server.core.fingerprint import fingerprint
 from authz_server.core.parties import (
     Caller,
@@ -51,7 +51,10 @@ def decide(request: AccessRequest, snapshot: Snapshot, now: datetime) -> Decisio
         return _judge(trace)
     except RequestFault as fault:
         _note_attempt(trace)
-        return trace.decision(fault.reason, fault.detail)
+        decision = trace.decision(fault.reason, fault.detail)
+        if isinstance(fault, UnknownIssuerKey):
+            return replace(decision, missing_key_of=fault.issuer)
+        return decision
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,27 +170,49 @@ def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
 
 
 def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundChain | None:
-    snapshot, http_request = trace.snapshot, trace.request.http
-    presented = None
-    if http_request is not None:
-        presented = delegation.presented_chain(http_request.headers, snapshot.delegation)
+    snapshot = trace.snapshot
+    presented, beside = _presented(trace, caller)
     if presented is None:
         if snapshot.delegation.require or route.require_delegation:
             raise RequestFault(Reason.DELEGATION_REQUIRED, "this route requires a delegation chain")
         return None
     # Kept before it is bound: the record of a stolen chain must say whose it was.
-    chain = trace.verified = snapshot.chains.verify(
+    chain = trace.verified = _proved(presented, trace)
+    check_chain(chain, snapshot.revocations)
+    bound = delegation.bind(
+        chain, caller=caller.spiffe_id, workload_id=route.workload_id, audience=route.audience
+    )
+    if beside is not None:
+        access_token = _proved(beside, trace)
+        check_chain(access_token, snapshot.revocations)
+        delegation.check_beside(access_token, bound)
+    trace.bound = bound
+    return bound
+
+
+def _presented(
+    trace: _Trace, caller: Caller
+) -> tuple[PresentedChain | None, PresentedChain | None]:
+    """Return the chain and the access token beside it (`presented_with_access_token`)."""
+    http_request, snapshot = trace.request.http, trace.snapshot
+    if http_request is None:
+        return None, None
+    headers, policy = http_request.headers, snapshot.delegation
+    # SECURITY: a bearer token that says who the caller is does not say for whom it acts too.
+    if caller.proof.assurance != "bearer" and snapshot.trust.has_access_token_issuer:
+        return delegation.presented_with_access_token(headers, policy)
+    return delegation.presented_chain(headers, policy), None
+
+
+def _proved(presented: PresentedChain, trace: _Trace) -> VerifiedChain:
+    snapshot = trace.snapshot
+    return snapshot.chains.verify(
         presented,
         trust=snapshot.trust,
         policy=snapshot.delegation,
         trust_domain=snapshot.trust_domain,
         now=trace.now,
     )
-    check_chain(chain, snapshot.revocations)
-    trace.bound = delegation.bind(
-        chain, caller=caller.spiffe_id, workload_id=route.workload_id, audience=route.audience
-    )
-    return trace.bound
 
 
 def _attributes(

@@ -16,16 +16,17 @@ from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.identities import Inventory
 from authz_server.core.snapshot import Policy, Snapshot
 from authz_server.core.spiffe import TrustDomain
-from authz_server.core.trust import Issuer, TrustBundle, TrustMaterial
+from authz_server.core.trust import Issuer, TrustBundle, TrustMaterial, VerificationKey
 from authz_server.identity.bundle_files import TRUST_BUNDLE_BYTES_MAX, trust_bundle
 from authz_server.identity.file_content import FileContent, read_all
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
-from authz_server.identity.issuer_keys import JWKS_BYTES_MAX, issuer_from_jwks
+from authz_server.identity.issuer_keys import JWKS_BYTES_MAX, issuer_of, keys_in_file
 from authz_server.reload.bundles import load_tested_bundles
 from authz_server.reload.content import fingerprint
 from authz_server.reload.memo import Memo
 from authz_server.reload.tables import PolicyTables
 from authz_server.settings import Settings
+from authz_server.settings.model import IssuerSettings
 
 ATTEMPTS_MAX: Final = 5  # a swap takes microseconds; files that change five times are not settled
 FAULTS_MAX: Final = 500  # a generated file can be wrong in every line
@@ -143,21 +144,29 @@ def _trust(settings: Settings, faults: _Faults) -> TrustMaterial:
             content.append((domain.name, [file.sha256 for file in files]))
     for given in sorted(settings.delegation.issuers, key=lambda issuer: issuer.issuer):
         with faults.collecting():
-            assert given.jwks_file is not None, "a configuration without it is refused"
-            file = FileContent.read(given.jwks_file, bytes_max=JWKS_BYTES_MAX)
-            algorithms, max_lifetime_s = sorted(given.algorithms), given.max_lifetime_s
-            issuers[given.issuer] = issuer_from_jwks(
-                file,
-                issuer=given.issuer,
-                algorithms=algorithms,
-                max_lifetime_s=max_lifetime_s,
-            )
-            content.append((given.issuer, algorithms, max_lifetime_s, file.sha256))
+            # Keys that have an address are a live input: here the issuer has none yet.
+            keys, sha256 = _issuer_keys(given)
+            issuers[given.issuer] = issuer_of(given, keys)
+            content.append((*_terms(given), sha256))
     return TrustMaterial(
         revision=_digest(*content),
         bundles=MappingProxyType(bundles),
         issuers=MappingProxyType(issuers),
     )
+
+
+def _terms(given: IssuerSettings) -> tuple[object, ...]:
+    """Return all that a proof depends on, besides the keys."""
+    agents = sorted((client, str(agent)) for client, agent in given.agents.items())
+    sets = (sorted(given.algorithms), sorted(given.audiences), agents)
+    return given.issuer, given.kind, given.max_lifetime_s, given.subject_claim, *sets
+
+
+def _issuer_keys(given: IssuerSettings) -> tuple[Mapping[str, VerificationKey], str]:
+    if given.jwks_file is None:
+        return MappingProxyType({}), ""
+    file = FileContent.read(given.jwks_file, bytes_max=JWKS_BYTES_MAX)
+    return keys_in_file(file, given.algorithms), file.sha256
 
 
 def _inventory(settings: Settings, sources: _Sources, faults: _Faults) -> tuple[Inventory, str]:

@@ -33,6 +33,11 @@ CheckObserver = Callable[[Decision, float], None]
 FaultObserver = Callable[[str], None]
 
 
+# (issuer): called when a token names a key that this configured issuer is not known to have. Must
+# not wait: it is on the way of the call.
+KeyObserver = Callable[[str], None]
+
+
 class SnapshotSource(Protocol):
     """Where the serving snapshot is found. `reload.holder.SnapshotHolder` is the implementation."""
 
@@ -44,7 +49,7 @@ class SnapshotSource(Protocol):
 class CheckService:
     """Decides, records and answers one call at a time, on one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what it decides by, and whom it tells
         self,
         *,
         snapshots: SnapshotSource,
@@ -52,12 +57,14 @@ class CheckService:
         clock: Clock,
         checked: CheckObserver,
         broke: FaultObserver,
+        key_missing: KeyObserver = lambda _issuer: None,
     ) -> None:
         self._snapshots = snapshots
         self._recorder = recorder
         self._clock = clock
         self._checked = checked
         self._broke = broke
+        self._key_missing = key_missing
         self.in_flight = 0
 
     async def handle(self, data: bytes) -> bytes:
@@ -72,6 +79,8 @@ class CheckService:
         self.in_flight += 1
         try:
             decision = decide(data, self._snapshots.current, now)
+            if decision.missing_key_of is not None:
+                self._key_missing(decision.missing_key_of)
             final = await self._settle(decision, decision_id, started)
             answer = wire.check_response(final, decision_id=decision_id)
         # The one place where an unforeseen error ends: as a denial with its own id, because the

@@ -1,7 +1,7 @@
 """The configuration as frozen types: every key of the YAML file with its default and bounds.
 
 A feature that the file can name but this version lacks is in the model and refused when it is
-asked for, never ignored: `only(...)` and `NOT_YET` mark each one.
+asked for, never ignored: `only(...)` marks each one.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,6 @@ from authz_server.settings.approvals import ApprovalSettings
 from authz_server.settings.ledger import LedgerSettings
 from authz_server.settings.revocations import RevocationSettings
 from authz_server.settings.values import (
-    NOT_YET,
     ONE_OR_MORE,
     Contradiction,
     Domain,
@@ -32,6 +31,7 @@ from authz_server.settings.values import (
     GrpcListen,
     HttpListen,
     HttpsUrl,
+    KeySetUrl,
     Text,
     WholeNumber,
     WorkloadApiSocket,
@@ -47,6 +47,9 @@ from authz_server.settings.values import (
 ROOT_LIFETIME_S_MAX: Final = 3600
 CONNECTION_AGE_S_MAX: Final = 24 * 3600  # a day: beyond the life of any SVID in use
 BUNDLE_AGE_S_MAX: Final = 7 * 24 * 3600  # a week without word is no longer an outage
+# Two requests are a minute apart: keys must outlive one that fails.
+JWKS_STALE_S_MIN: Final = 120
+JWKS_STALE_S_MAX: Final = 24 * 3600  # a key that was taken back is out of service within a day
 
 Algorithm = Literal["ES256", "ES384", "PS256", "RS256", "EdDSA"]
 
@@ -237,8 +240,19 @@ class IssuerSettings(_Section):
 
     issuer: Annotated[Text, Field(max_length=2048)] = Field(description="exact value of `iss`")
     jwks_file: FilePath | None = Field(default=None, description="file with its public keys (JWKS)")
-    jwks_url: Annotated[Text | None, NOT_YET] = Field(
-        default=None, description="not yet: address of its public keys, instead of a file"
+    jwks_url: KeySetUrl | None = Field(
+        default=None,
+        description="address of its public keys, instead of a file: `https://…`, or `http://` on "
+        "this machine",
+    )
+    jwks_ca_file: FilePath | None = Field(
+        default=None, description="PEM file of the authorities for `jwks_url`; default: system's"
+    )
+    jwks_max_stale_s: Annotated[WholeNumber, Field(ge=JWKS_STALE_S_MIN, le=JWKS_STALE_S_MAX)] = (
+        Field(
+            default=3600,
+            description="how long keys from `jwks_url` serve on when it is silent; in seconds",
+        )
     )
     algorithms: Annotated[tuple[Algorithm, ...], ONE_OR_MORE, Field(min_length=1)] = Field(
         default=("ES256",), description="signature algorithms it may use"
@@ -246,11 +260,41 @@ class IssuerSettings(_Section):
     max_lifetime_s: Annotated[WholeNumber, Field(ge=1, le=ROOT_LIFETIME_S_MAX)] = Field(
         default=300, description="longest lifetime of a root grant, in seconds"
     )
+    kind: Literal["txn_token", "access_token"] = Field(
+        default="txn_token",
+        description="what its root grants are: `Txn-Token`, or RFC 9068 access tokens as "
+        "`Authorization: Bearer`",
+    )
+    audiences: Annotated[tuple[Text, ...], ONE_OR_MORE] = Field(
+        default=(),
+        description="values of `aud` that mean this server; default: the trust domain; required "
+        "for `access_token`",
+    )
+    agents: Mapping[Text, WorkloadId] = Field(
+        default={},
+        description="SPIFFE ID of the workload that each `client_id` is; required for "
+        "`access_token`",
+    )
+    subject_claim: Text = Field(
+        default="sub", description="claim with the subject of an access token"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> "IssuerSettings":
         if (self.jwks_file is None) == (self.jwks_url is None):
             raise phrase("must have exactly one of `jwks_file` and `jwks_url`")
+        found: list[Contradiction] = []
+        if self.jwks_ca_file is not None and not (self.jwks_url or "").startswith("https:"):
+            found.append((("jwks_ca_file",), "is for a `jwks_url` of `https://…` alone"))
+        is_access = self.kind == "access_token"
+        for key, value in (("audiences", self.audiences), ("agents", self.agents)):
+            if is_access and not value:
+                found.append(((key,), "is required while `kind` is `access_token`"))
+        if not is_access and self.agents:
+            found.append((("agents",), "is for the kind `access_token` alone"))
+        if not is_access and self.subject_claim != "sub":
+            found.append((("subject_claim",), "is for the kind `access_token` alone"))
+        refuse_all(found)
         return self
 
 

@@ -5,6 +5,7 @@ A validator raises a *phrase*: the rest of a sentence that begins with the name 
 """
 
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -48,12 +49,6 @@ def only(*supported: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _not_yet(value: object) -> object:
-    if value is None or value == ():
-        return value
-    raise phrase("is not supported by this version")
 
 
 def _text(value: object) -> str:
@@ -163,7 +158,6 @@ def _checkpoint_sink(value: object, info: ValidationInfo) -> str | Path:
     return _path(text, info)
 
 
-NOT_YET: Final = AfterValidator(_not_yet)
 ONE_OR_MORE: Final = BeforeValidator(_one_or_more)
 
 Text = Annotated[str, BeforeValidator(_text)]

@@ -120,6 +120,7 @@ identity:
   inventory: identities.yaml
 delegation: {require: false}
 """
+_HTTPS = "must be an address `https://host[:port]/path` without credentials"
 _NOT_YET = "is not supported by this version"
 _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
 
@@ -342,8 +343,8 @@ def test_a_faulty_identity(load: Load, identity: str, faults: list[Any]) -> None
         ),
         ("{require: 2}", [(2, 23, "`delegation.require` must be true or false")]),
         (
-            "{issuers: [{issuer: a, jwks_url: 'https://x'}]}",
-            [(2, 46, f"`delegation.issuers[0].jwks_url` {_NOT_YET}")],
+            "{issuers: [{issuer: a, jwks_url: 'http://x.example'}]}",
+            [(2, 46, f"`delegation.issuers[0].jwks_url` {_HTTPS}")],
         ),
         (
             "{issuers: [{issuer: a}, {jwks_file: b}]}",
@@ -427,7 +428,7 @@ legder: {}
         (1, 16, "`listen.grpc` must be loopback or a Unix socket while `tls.mode` is `plaintext`"),
         (2, 16, "`ledger.mode` must be `durable`, `async` or `off`"),
         (2, 38, "`ledger.retention_days` must be at least 1"),
-        (3, 46, f"`delegation.issuers[0].jwks_url` {_NOT_YET}"),
+        (3, 46, f"`delegation.issuers[0].jwks_url` {_HTTPS}"),
         (3, 68, "`delegation.limits.skew_s` must be at most 30"),
         (4, 1, "`legder` is not a known key; did you mean `ledger`?"),
     ]
