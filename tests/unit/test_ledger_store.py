@@ -181,7 +181,8 @@ def test_refuses_the_schema_of_another_version(path: Path, ledger: Ledger) -> No
     with sqlite3.connect(path) as other:
         other.execute("UPDATE schema_version SET version = 99")
     other.close()
-    with pytest.raises(LedgerError, match=f"schema version 99, this program needs {SCHEMA_VERSION}"):
+    needed = f"schema version 99, this program needs {SCHEMA_VERSION}"
+    with pytest.raises(LedgerError, match=needed):
         Ledger.open(f"sqlite:///{path}", approval_ttl_s=TTL_S)
 
 
