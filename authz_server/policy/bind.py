@@ -6,18 +6,17 @@ one that never can. Parts that folding leaves behind are not checked further: in
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from authz_server.core.errors import Fault, InvalidValueError
 from authz_server.core.suggestion import did_you_mean
 from authz_server.policy.check import check_condition
-from authz_server.policy.functions import Function, Plan, compile_constants, time_test
-from authz_server.policy.limits import PATTERN_CHARS_MAX
+from authz_server.policy.compiled import Compiled
+from authz_server.policy.functions import time_test
 from authz_server.policy.lint import TestedRole
 from authz_server.policy.model import RoleDefinition, Section
-from authz_server.policy.patterns import TextMap, TextTest
 from authz_server.policy.roles import Roles
 from authz_server.policy.rows import Row
 from authz_server.policy.runtime import ARITHMETIC, EvaluationError, compare, equal
@@ -46,31 +45,6 @@ from authz_server.policy.terms import (
 
 TRUE: Final = Constant(value=True, at=0)
 FALSE: Final = Constant(value=False, at=0)
-
-
-@dataclass(slots=True)
-class Compiled:
-    """Compiled function arguments, shared by every rule that gives the same ones."""
-
-    functions: dict[tuple[str, tuple[str, ...]], TextTest | TextMap] = field(default_factory=dict)
-
-    def function(self, function: Function, constants: tuple[str, ...]) -> TextTest | TextMap:
-        """Return `function` for these constants. Raises `InvalidValueError`."""
-        key = (function.name, constants)
-        if key not in self.functions:
-            self.functions[key] = compile_constants(function, constants)
-        return self.functions[key]
-
-    def check(self, function: Function, constants: tuple[str, ...]) -> None:
-        """Raise `InvalidValueError` if `function` does not take these constants."""
-        if self.plan(function, constants) is None:
-            self.function(function, constants)
-
-    def plan(self, function: Function, constants: tuple[str, ...]) -> Plan | None:
-        """Return the form that needs no call, if there is one. Raises `InvalidValueError`."""
-        if function.plan is None or len(constants[0]) > PATTERN_CHARS_MAX:
-            return None
-        return function.plan(constants)
 
 
 P = TypeVar("P")

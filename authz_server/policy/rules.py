@@ -14,8 +14,9 @@ from authz_server.policy.index import Guard, Guards, Node, build, guards_of, joi
 from authz_server.policy.limits import ROWS_MAX, RULE_ID_CHARS_MAX
 from authz_server.policy.lint import LintedRule, LintedSection, lint
 from authz_server.policy.model import PLAIN, Effect, Model, RoleDefinition, Section
+from authz_server.policy.order import put_in_order
 from authz_server.policy.role_walk import RoleWalk
-from authz_server.policy.roles import RoleGraph, Roles, levels
+from authz_server.policy.roles import RoleGraph, Roles
 from authz_server.policy.rows import Row, read_rows
 from authz_server.policy.source import FaultFound, FaultLog, SourceFile
 from authz_server.policy.table import PolicyTable, read_table
@@ -79,7 +80,7 @@ def load_rules(
     for number, section in enumerate(model.sections):
         builder = _RuleBuilder(number, section, whole)
         if not log.faults:
-            _order(rows[section.policy_root], section, links, log)
+            put_in_order(rows[section.policy_root], section, links, log)
         if log.faults and _matcher_is_broken(section, log):
             continue
         for row in rows[section.policy_root]:
@@ -197,55 +198,6 @@ def _roles(
     except InvalidValueError as error:
         log.add(rows[0].line_fault(f"`{definition.name}`: {error}").fault)
         return RoleGraph({}, frozenset(row.values[1] for row in rows))
-
-
-def _order(
-    rows: list[Row], section: Section, links: Mapping[str, Sequence[Row]], log: FaultLog
-) -> None:
-    """Sort the rows of a section whose first match decides as Casbin does; others keep theirs."""
-    if section.effect is Effect.PRIORITY:
-        _order_by_priority(rows, section, log)
-    elif section.effect is Effect.SUBJECT_PRIORITY:
-        with log.collecting():
-            _order_by_subject(rows, section, links)
-
-
-def _order_by_priority(rows: list[Row], section: Section, log: FaultLog) -> None:
-    """Sort by an explicit `priority` column, smallest first."""
-    column = section.columns.get("priority")
-    if column is None:
-        return
-    for row in rows:
-        if not re.fullmatch(r"-?[0-9]{1,9}", row.values[column]):
-            message = f"priority `{row.values[column]}` is not a whole number"
-            log.add(row.fault(column, message).fault)
-    if not log.faults:
-        rows.sort(key=lambda row: int(row.values[column]))
-
-
-def _order_by_subject(
-    rows: list[Row], section: Section, links: Mapping[str, Sequence[Row]]
-) -> None:
-    """Sort by column `sub`, those lowest in the hierarchy of `g` first."""
-    subject, domain = section.columns.get("sub"), section.columns.get("dom")
-    if subject is None or not links.get("g"):
-        message = "subjectPriority needs a column `sub` and rows of `g`, which order it"
-        raise FaultFound(section.matcher.fault(0, message))
-    within_domains = len(links["g"][0].values) > 2
-    if within_domains and domain is None:
-        raise FaultFound(section.matcher.fault(0, "subjectPriority needs a column `dom` too"))
-    try:
-        height = levels([row.values for row in links["g"]])
-    except InvalidValueError as error:
-        raise links["g"][0].line_fault(str(error)) from error
-    rows.sort(
-        key=lambda row: height.get(
-            (row.values[subject], row.values[domain or 0])
-            if within_domains
-            else row.values[subject],
-            0,
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,8 +244,8 @@ def numbered(draw: st.DrawFn) -> Sample:
     sections = []
     rows: list[tuple[str, ...]] = []
     for number in ["", "2", "3"][: draw(st.integers(2, 3))]:
-        parts = [draw(st.sampled_from([part, "True"])) for part in (KIND, ACT, ROLE)]
-        matcher = " && ".join([*parts, PATH]).format(n=number)
+        parts = [draw(st.sampled_from([part, "True"])) for part in (KIND, ACT, ROLE, PATH)]
+        matcher = " && ".join(parts).format(n=number)
         effect = draw(st.sampled_from([ALLOW_AND_DENY, ALLOW_OVERRIDE, PRIORITY]))
         row = st.tuples(
             st.just(f"p{number}"),
@@ -253,10 +253,10 @@ def numbered(draw: st.DrawFn) -> Sample:
             st.sampled_from(ACTS),
             st.sampled_from(PATTERNS),
             st.sampled_from(ROLES),
-            effects_of(effect),
+            st.sampled_from(["allow"] if effect == ALLOW_OVERRIDE else ["allow", "allow", "deny"]),
         )
         sections.append(("kind, act, path, role, eft", matcher, effect))
-        rows += draw(st.lists(row, min_size=1, max_size=5))
+        rows += draw(st.lists(row, min_size=3, max_size=7))
     rows += [("g", *link) for link in draw(links())]
     return Sample(sections, "g = _, _", rows)
 
