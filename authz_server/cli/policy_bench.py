@@ -90,9 +90,10 @@ def _enforcer(casbin: Any, source: NotedBundle, roles: RoleRows) -> Any:
         kind = note.row.kind
         columns = zip(enforcer.model["p"][kind].tokens, note.row.values, strict=True)
         values = [_pythonic(text) if name in evaluated else text for name, text in columns]
-        enforcer.model.add_policy("p", kind, values)
+        # As its file adapters do: `add_policy` compares each row with all before it.
+        enforcer.model["p"][kind].policy.append(values)
     for kind, *values in sorted(roles):
-        enforcer.model.add_policy("g", kind, values)
+        enforcer.model["g"][kind].policy.append(values)
     enforcer.build_role_links()
     return enforcer
 
