@@ -233,10 +233,13 @@ def _reload_under_load(site: PdpSite, *, reloads: int, calls: int) -> Load:
                 if number % _REQUESTS_RENEWED == 0:
                     load.requests = _requests(site)
                 mount.update(dict(contents[name]))
-                server.wait_until(
-                    lambda name=name: load.last_revision == revisions[name] or bool(load.errors)  # type: ignore[misc]
-                )
-            server.wait_until(lambda: len(load.answers) >= calls or bool(load.errors))
+                enough = calls * number // reloads  # the swaps are spread over all of the calls
+
+                def served(revision: str = revisions[name], enough: int = enough) -> bool:
+                    seen = load.last_revision == revision and len(load.answers) >= enough
+                    return seen or bool(load.errors)
+
+                server.wait_until(served)
         finally:
             load.done.set()
             for thread in threads:
