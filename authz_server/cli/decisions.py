@@ -92,7 +92,9 @@ def list_command(
     Every given filter must match. A text that ends in `*` matches by its beginning. With --follow,
     only what is recorded from now on, in the order of recording, until interrupted.
     """
-    reader = LedgerReader.open(ledger_source(config_path, ledger_url).url)
+    source = ledger_source(config_path, ledger_url)
+    reader = LedgerReader.open(source.url)
+    wanted["subject"] = source.recorded_subject(wanted["subject"])
     if keep_following:
         _follow(reader, DecisionFilter(**wanted), output)
         return

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import click
 
-from authz_server.cli.ledger_source import LedgerSource, ledger_options, ledger_source
+from authz_server.cli.ledger_source import ledger_options, ledger_source
 from authz_server.cli.terminal import examples
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.database import Access, Store, is_shared
 from authz_server.ledger.erasure import ErasureOrder, erase
 from authz_server.ledger.migrate import migrate
-from authz_server.ledger.pseudonym import Pseudonyms
 from authz_server.ledger.seal import SigningKey
 
 
@@ -67,13 +66,9 @@ def erase_command(
     paths = [key_path] if key_path else list(source.key_paths)
     if not paths:
         raise click.UsageError("name the key that signs: --key FILE")
-    ordered = ErasureOrder(subjects=_spellings(subject, source), **order)
+    # As it is, and as it may be recorded: under a pseudonym, or from before there were any.
+    spellings = {subject, source.recorded_subject(subject) or subject}
+    ordered = ErasureOrder(subjects=tuple(spellings), **order)
     store = Store.open(source.url, Access.WRITE)
     count = erase(store, SigningKey.load(paths[0]), ordered, now=datetime.now(UTC))
     click.echo(f"erased {count} records")
-
-
-def _spellings(subject: str, source: LedgerSource) -> tuple[str, ...]:
-    if source.subject_key is None:
-        return (subject,)
-    return (subject, Pseudonyms.load(source.subject_key).of(subject))

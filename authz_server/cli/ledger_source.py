@@ -11,6 +11,7 @@ import click
 
 from authz_server.ledger.approvals import ApproverGroups
 from authz_server.ledger.database import is_shared, sqlite_path
+from authz_server.ledger.pseudonym import PREFIX, Pseudonyms
 from authz_server.ledger.seal import key_file_beside
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -32,6 +33,13 @@ class LedgerSource:
     key_paths: tuple[Path, ...] = ()
     checkpoint_paths: tuple[Path, ...] = ()
     subject_key: Path | None = None
+
+    def recorded_subject(self, subject: str | None) -> str | None:
+        """Return `subject` as this ledger records it. Raises `LedgerError`."""
+        if subject is None or self.subject_key is None or subject.startswith(PREFIX):
+            return subject
+        return Pseudonyms.load(self.subject_key).of(subject)
+
     mode: str = "durable"  # off: no server of this configuration opens it
 
 
