@@ -32,6 +32,7 @@ _EPILOG: Final = """\b
 Examples:
   authz-server demo
   authz-server demo --keep /tmp/authz-demo     # then look around with `authz-server decisions`
+  authz-server demo --spire                    # SVIDs, bundles and mTLS from a real SPIRE
   authz-server demo --output json | jq '.steps[] | select(.as_expected | not)'
 
 \b
@@ -54,6 +55,11 @@ Exit codes: 0 everything came out as it had to; 1 something differs; 2 a part di
     help="Policy bundles to use instead of the shipped `casbin_models`.",
 )
 @click.option(
+    "--spire",
+    is_flag=True,
+    help="Take every identity from a real SPIRE (on the path, or from `make spire`).",
+)
+@click.option(
     "--output",
     type=click.Choice(["table", "json"]),
     default="table",
@@ -61,7 +67,9 @@ Exit codes: 0 everything came out as it had to; 1 something differs; 2 a part di
     help="Form of the report on standard output.",
 )
 @click.option("--no-color", is_flag=True, help="Print without colours.")
-def command(keep: Path | None, bundles: Path | None, output: str, no_color: bool) -> None:
+def command(
+    keep: Path | None, bundles: Path | None, spire: bool, output: str, no_color: bool
+) -> None:
     """Run a whole mesh on this machine and play a support case through it.
 
     Three Envoys stand in front of an MCP tool, a data API and a second agent, and ask this server
@@ -78,7 +86,8 @@ def command(keep: Path | None, bundles: Path | None, output: str, no_color: bool
     signal.signal(signal.SIGTERM, _terminate)
     started = time.monotonic()
     with _directory(keep) as directory:
-        results = _perform(directory, bundles, _Teller(console, quiet=output == "json"))
+        teller = _Teller(console, quiet=output == "json")
+        results = _perform(directory, bundles, teller, from_spire=spire)
     seconds = round(time.monotonic() - started, 1)
     if output == "json":
         click.echo(json.dumps(_report(results, seconds), indent=2))
@@ -87,16 +96,20 @@ def command(keep: Path | None, bundles: Path | None, output: str, no_color: bool
     sys.exit(0 if all(result.as_expected for result in results) else EXIT_DIFFERENT)
 
 
-def _perform(directory: Path, bundles: Path | None, teller: "_Teller") -> "Sequence[Result]":
+def _perform(
+    directory: Path, bundles: Path | None, teller: "_Teller", *, from_spire: bool
+) -> "Sequence[Result]":
     # Imported late: the extra `demo` is needed for nothing else.
     try:
         from authz_server.demo.run import SHIPPED_BUNDLES, play_story, running_mesh
+        from authz_server.demo.spire_programs import find_spire
     except ModuleNotFoundError as error:
         raise AuthzError(
             f"the demo needs `{error.name}`: run pip install 'authz-server[demo]'"
         ) from error
 
-    with teller, running_mesh(directory, bundles or SHIPPED_BUNDLES, teller) as mesh:
+    spire = find_spire() if from_spire else None
+    with teller, running_mesh(directory, bundles or SHIPPED_BUNDLES, teller, spire=spire) as mesh:
         results = asyncio.run(play_story(mesh, teller))
         teller.end_act()
         for result in results:

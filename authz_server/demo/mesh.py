@@ -9,7 +9,6 @@ Nothing here decides anything; it is the plumbing that an operator's platform wo
 
 import http.client
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -18,16 +17,18 @@ from pathlib import Path
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import Svid
 from authz_server.demo.agent_calls import AgentRuntime
-from authz_server.demo.authority import TrustDomainAuthority, write_svid
+from authz_server.demo.identities import IssuedIdentity, MeshIdentity
 from authz_server.demo.layout import Layout, make_layout
 from authz_server.demo.mesh_client import Endpoint
-from authz_server.demo.pdp_files import HTTP_PORT, PDP_SOCKET, write_pdp_files
+from authz_server.demo.pdp_files import HTTP_PORT, write_pdp_files
 from authz_server.demo.plan import MeshPlan, Service
 from authz_server.demo.processes import ChildProcess, ProcessGroup
 from authz_server.demo.services.journal import Visit, read_journal
+from authz_server.demo.spire_identity import SpireIdentity
+from authz_server.demo.spire_programs import SpirePrograms
 from authz_server.envoy_config.binary import envoy_binary
 from authz_server.envoy_config.bootstrap import render_bootstrap
-from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
+from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 _FIRST_PORT = 10_443
@@ -39,14 +40,15 @@ _PROBE_TIMEOUT_S = 2.0
 class Mesh:
     """A running mesh. Made by `Mesh.start` only."""
 
-    def __init__(self, layout: Layout, plan: MeshPlan, processes: ProcessGroup) -> None:
+    def __init__(
+        self, layout: Layout, plan: MeshPlan, processes: ProcessGroup, identity: MeshIdentity
+    ) -> None:
         self.layout = layout
         self.plan = plan
-        self.authority = TrustDomainAuthority.create(plan.trust_domain)
+        self._identity = identity
         self.issuer = DevelopmentIssuer.create(
             issuer=f"https://sts.{plan.trust_domain}", trust_domain=plan.trust_domain
         )
-        self._svids: dict[str, Svid] = {}
         self._processes = processes
         self._pdp: ChildProcess | None = None
 
@@ -57,17 +59,24 @@ class Mesh:
         root: Path,
         plan: MeshPlan,
         *,
+        spire: SpirePrograms | None = None,
         progress: Callable[[str], None] = lambda _line: None,
     ) -> Iterator["Mesh"]:
         """Start everything `plan` names below directory `root`, and stop it at the end.
 
-        `progress` is told what is being waited for. Raises `ProcessFailedError` with the log of
-        the part that failed, and `EnvoyMissingError`.
+        With `spire` every identity comes from a SPIRE that is started too, else from an authority
+        in memory. `progress` is told what is being waited for. Raises `ProcessFailedError` with
+        the log of the part that failed, and `EnvoyMissingError`.
         """
         envoy = envoy_binary()
         with make_layout(root) as layout, ProcessGroup(layout.logs) as processes:
-            mesh = cls(layout, plan, processes)
-            progress("issuing X509-SVIDs and writing configuration")
+            identity: MeshIdentity = IssuedIdentity(layout, plan)
+            if spire is not None:
+                identity = SpireIdentity(layout, plan, spire, processes)
+            mesh = cls(layout, plan, processes, identity)
+            progress("starting SPIRE" if spire else "issuing X509-SVIDs")
+            identity.start()
+            progress("writing configuration")
             mesh._write_files()
             progress("starting the PDP, the services and an Envoy before each")
             started = [mesh._start_envoy(envoy, service) for service in plan.services]
@@ -80,14 +89,7 @@ class Mesh:
 
     def svid(self, workload: str) -> Svid:
         """Return the SVID of the workload at path `workload`, issued and written at first use."""
-        if workload not in self._svids:
-            svid = self.authority.issue_svid(self.plan.spiffe_id(workload))
-            directory = self.layout.svid(workload)
-            directory.mkdir(mode=0o700)
-            write_svid(svid, directory)
-            (directory / "bundle.pem").write_bytes(self.authority.bundle_pem)
-            self._svids[workload] = svid
-        return self._svids[workload]
+        return self._identity.svid(workload)
 
     def agent(self, workload: str) -> AgentRuntime:
         """Return the means of acting as the workload at path `workload`, registered or not."""
@@ -110,8 +112,10 @@ class Mesh:
 
     def start_pdp(self) -> None:
         """Start the PDP; `await_pdp` waits until it answers."""
-        argv = [sys.executable, "-m", "authz_server", "serve", "--lame-duck", "0", "--config"]
-        self._pdp = self._processes.start("pdp", [*argv, self.layout.configuration])
+        python = self._identity.python("pdp")
+        argv: list[str | Path] = [python.path, "-m", "authz_server", "serve", "--lame-duck", "0"]
+        argv += ["--config", self.layout.configuration]
+        self._pdp = self._processes.start("pdp", argv, environment=python.environment)
 
     def await_pdp(self) -> None:
         """Return once the PDP says that it is ready."""
@@ -134,12 +138,11 @@ class Mesh:
         write_pdp_files(
             self.layout,
             self.plan,
-            trust_bundle=self.authority.bundle_pem,
+            identity={"grpc": str(self._identity.pdp), **self._identity.pdp_settings()},
             issuer=self.issuer.issuer,
             jwks=self.issuer.jwks(),
         )
         for service in self.plan.services:
-            self.svid(service.workload)
             bootstrap = render_bootstrap(
                 [self._point(service)],
                 node=f"envoy-{service.name}",
@@ -159,7 +162,7 @@ class Mesh:
 
     def _point(self, service: Service) -> EnforcementPoint:
         """Return the enforcement point of `service`; it proves itself as the service it guards."""
-        endpoint, svid = self._endpoint(service), self.layout.svid(service.workload)
+        endpoint = self._endpoint(service)
         return EnforcementPoint(
             name=service.name,
             listen=TcpAddress(endpoint.host, endpoint.port),
@@ -172,19 +175,17 @@ class Mesh:
             labels=service.labels,
             domains=(service.host,),
             strip_delegation=service.strip_delegation,
-            pdp=UnixAddress(self.layout.socket(PDP_SOCKET)),
+            pdp=self._identity.pdp,
             pdp_timeout_s=_PDP_TIMEOUT_S,
-            svid=SvidFiles(
-                certificate=svid / "svid.pem",
-                private_key=svid / "svid.key.pem",
-                trust_bundle=svid / "bundle.pem",
-            ),
+            pdp_tls=self._identity.pdp_tls(service),
+            svid=self._identity.envoy_svid(service),
             access_log=self.layout.access_log(service.name),
         )
 
     def _start_envoy(self, envoy: Path, service: Service) -> Callable[[], None]:
         name = f"envoy-{service.name}"
-        argv: list[str | Path] = [envoy, "--config-path", self.layout.envoy(service.name)]
+        program = self._identity.envoy(service, envoy)
+        argv: list[str | Path] = [program, "--config-path", self.layout.envoy(service.name)]
         # Hot restart shares memory between Envoys of one machine; these have nothing to share.
         argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
         child = self._processes.start(name, argv)
@@ -193,14 +194,16 @@ class Mesh:
 
     def _start_service(self, service: Service) -> Callable[[], None]:
         path = self.layout.socket(service.name)
+        python = self._identity.python(service.name)
         argv: Sequence[str | Path] = [
-            *(sys.executable, "-m", service.module),
+            *(python.path, "-m", service.module),
             *("--socket", path),
             *("--journal", self.layout.journal(service.name)),
             *("--svid", self.layout.svid(service.workload)),
             *("--directory", self.layout.services.path),
+            *python.arguments,
         ]
-        child = self._processes.start(service.name, argv)
+        child = self._processes.start(service.name, argv, environment=python.environment)
         return lambda: child.wait_until(lambda: _listens(path), what="listening")
 
 

@@ -1,43 +1,52 @@
 """Write everything the PDP reads: configuration, inventory, keys and policy bundles."""
 
 import shutil
+from collections.abc import Mapping
 
 import yaml
 
 from authz_server.demo.layout import Layout
 from authz_server.demo.plan import MeshPlan, Party
 
-PDP_SOCKET = "pdp"
 HTTP_PORT = 9192
 
 
 def write_pdp_files(
-    layout: Layout, plan: MeshPlan, *, trust_bundle: bytes, issuer: str, jwks: str
+    layout: Layout,
+    plan: MeshPlan,
+    *,
+    identity: Mapping[str, object],
+    issuer: str,
+    jwks: str,
 ) -> None:
     """Write the files below `layout.pdp`.
 
-    `trust_bundle` is PEM; `issuer` may mint root grants, with a key in its JWK Set `jwks`.
+    `identity` has `grpc` (where to listen), `tls` and `trust_bundles`, as the configuration has
+    them; `issuer` may mint root grants, with a
+    key in its JWK Set `jwks`.
     """
-    (layout.pdp / "trust.pem").write_bytes(trust_bundle)
     (layout.pdp / "sts.jwks.json").write_text(jwks)
     (layout.pdp / "identities.yaml").write_text(
         yaml.safe_dump({"identities": [_entry(party) for party in plan.parties]}, sort_keys=False)
     )
     shutil.copytree(plan.bundles, layout.bundles, dirs_exist_ok=True)
     layout.configuration.write_text(
-        yaml.safe_dump(_configuration(layout, plan, issuer), sort_keys=False)
+        yaml.safe_dump(_configuration(layout, plan, identity, issuer), sort_keys=False)
     )
 
 
-def _configuration(layout: Layout, plan: MeshPlan, issuer: str) -> dict[str, object]:
+def _configuration(
+    layout: Layout, plan: MeshPlan, identity: Mapping[str, object], issuer: str
+) -> dict[str, object]:
     return {
         "trust_domain": str(plan.trust_domain),
+        "tls": identity["tls"],
         "listen": {
-            "grpc": f"unix://{layout.socket(PDP_SOCKET)}",
+            "grpc": identity["grpc"],
             "http": f"{layout.loopback}:{HTTP_PORT}",
         },
         "identity": {
-            "trust_bundles": {"source": "files", "files": {str(plan.trust_domain): "trust.pem"}},
+            "trust_bundles": identity["trust_bundles"],
             "inventory": "identities.yaml",
             "unregistered": "deny",
         },

@@ -9,6 +9,7 @@ from authz_server.core.errors import AuthzError
 from authz_server.demo.cast import plan
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.play import Performance, Result
+from authz_server.demo.spire_programs import SpirePrograms
 from authz_server.demo.story import STORY
 
 # Beside the package in a checkout; an installed package has none, and needs to be told.
@@ -29,11 +30,16 @@ class Audience(Protocol):
 
 
 @contextmanager
-def running_mesh(root: Path, bundles: Path, audience: Audience) -> Iterator[Mesh]:
-    """Start the story's mesh below `root`. Raises what `Mesh.start` raises, and `AuthzError`."""
+def running_mesh(
+    root: Path, bundles: Path, audience: Audience, *, spire: SpirePrograms | None = None
+) -> Iterator[Mesh]:
+    """Start the story's mesh below `root`, with identities from `spire` if given.
+
+    Raises what `Mesh.start` raises, and `AuthzError`.
+    """
     if not bundles.is_dir():
         raise AuthzError(f"policy bundles not found at `{bundles}`; name them with --bundles")
-    with Mesh.start(root, plan(bundles), progress=audience.waiting) as mesh:
+    with Mesh.start(root, plan(bundles), spire=spire, progress=audience.waiting) as mesh:
         yield mesh
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import pytest
 from cryptography import x509
 
 from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
@@ -98,6 +99,7 @@ def test_a_federated_domain_is_known_while_spire_federates_with_it() -> None:
         assert site.ready() is True
 
 
+@pytest.mark.deep
 def test_the_pdp_follows_the_bundle_endpoint_of_a_partner() -> None:
     partner = _Partner()
     endpoint: dict[str, object] = {

@@ -88,6 +88,7 @@ def test_an_agent_that_restarts_disturbs_nobody() -> None:
         assert site.ready() is True
 
 
+@pytest.mark.deep
 def test_a_pdp_whose_registration_is_deleted_denies_at_once() -> None:
     with running_site(SitePlan()) as site:
         assert site.ask() == "allow"

@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from authz_server.demo.services.journal import Journal
+from authz_server.demo.svids_of_agent import keep_identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,17 +18,21 @@ class Arguments:
 
     `svid` is the directory with the service's own `svid.pem`, `svid.key.pem` and `bundle.pem`, and
     `directory` the service directory (`mesh_client.ServiceDirectory`), for those that call others.
+    With `agent`, the socket of a SPIRE agent, the service itself keeps the former fresh.
     """
 
     socket: Path
     journal: Path
     svid: Path
     directory: Path
+    agent: Path | None
 
 
 def run(application: Callable[[Arguments], ASGIApp]) -> None:
     """Serve the application built from the command line until SIGTERM."""
     arguments = _parse()
+    if arguments.agent is not None:
+        keep_identity(arguments.agent, arguments.svid)
     uvicorn.run(
         Journal(application(arguments), arguments.journal),
         uds=str(arguments.socket),
@@ -42,4 +47,5 @@ def _parse() -> Arguments:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("socket", "journal", "svid", "directory"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--agent", type=Path)
     return Arguments(**vars(parser.parse_args()))
