@@ -200,7 +200,7 @@ def ask_in_parallel(
 def wait_until_shipped(server: ServerProcess) -> None:
     """Return once nothing waits; however long that takes, as long as it becomes less."""
     while left := server.metric("authz_outbox_records"):
-        server.wait_until(lambda: server.metric("authz_outbox_records") < left)  # noqa: B023
+        server.wait_until(lambda: server.metric("authz_outbox_records") < left)
 
 
 @pytest.mark.parametrize("pause_s", [1.0, pytest.param(60.0, marks=pytest.mark.deep)])
