@@ -1,8 +1,9 @@
 """The agent's own SVID from the SPIFFE Workload API, by way of py-spiffe.
 
-Needs the extra `agent`. py-spiffe keeps a thread and a stream open and follows every rotation; it
-closes a source for good after an error it takes for final (an entry that was deleted, say), so a
-closed one is opened anew.
+Needs the extra `agent`. py-spiffe keeps a thread and a stream open and follows every rotation.
+While the API is silent or refuses, it asks again, and the last SVID serves on until it expires. It
+closes a source for good after an error it takes for final, such as the SVID picked being gone; a
+closed one is opened anew here.
 """
 
 import threading
@@ -50,7 +51,7 @@ class WorkloadApiSvid:
             try:
                 given = source.get_x509_context().default_svid
             except Exception as error:
-                # SECURITY: no last SVID is kept: what was withdrawn must not be used on.
+                # SECURITY: nothing is kept beside the source: what it gave up is not used on.
                 self._discard()
                 raise InvalidValueError("Workload API has no SVID for this process") from error
         return _svid(given)
