@@ -28,6 +28,7 @@ from authz_server.reload.reloader import Reloader, ReloadOutcome
 from authz_server.reload.watch import Watcher
 from authz_server.servers import metrics
 from authz_server.servers.admin_http import AdminServer, Page
+from authz_server.servers.approval_desk import admin_tls, approvals_api, start_webhooks
 from authz_server.servers.check_service import CheckService, Clock
 from authz_server.servers.event_log import EventLog
 from authz_server.servers.group_commit import CommitObserver, Recorder, Unrecorded
@@ -256,11 +257,15 @@ class PolicyServer:
                 "/readyz": self._readiness.page,
                 "/metrics": self._metrics.page,
             },
+            api=approvals_api(self._settings, snapshots=self._holder, clock=self._clock),
+            tls=admin_tls(self._settings, svid=self._identity.svid, snapshots=self._holder),
         )
         parts.callback(admin.close)
         admin.start()
         self.http_port = admin.port
         self._log.info("listening", http=f"{address.host}:{admin.port}")
+        webhooks = parts.enter_context(contextlib.ExitStack())
+        start_webhooks(self._settings, metrics=self._metrics, log=self._log, parts=webhooks)
 
     async def _start_grpc(self, parts: contextlib.AsyncExitStack, service: CheckService) -> None:
         tls, admit = self._identity.listener_tls(self._holder) or (None, None)

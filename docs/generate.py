@@ -6,7 +6,10 @@ python docs/generate.py [--check]
 import sys
 from pathlib import Path
 
+import yaml
+
 from authz_server.core.attributes import SCHEMA, AttributeSpec
+from authz_server.servers.approvals_openapi import openapi_document
 
 PAGES = Path(__file__).parent
 
@@ -45,12 +48,26 @@ def _row(name: str, spec: AttributeSpec) -> str:
     return f"| `{shown}` | {spec.type} | {meaning} |\n"
 
 
+def approvals_page() -> str:
+    """Return `openapi/approvals.yaml`, the description that the server also serves."""
+    head = (
+        "# Generated from `authz_server.servers.approvals_openapi` by `make docs`; do not edit.\n"
+    )
+    return head + yaml.safe_dump(openapi_document(), sort_keys=False, width=100)
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its name below `docs/`."""
+    return {"attributes.md": attributes_page(), "openapi/approvals.yaml": approvals_page()}
+
+
 def main(arguments: list[str]) -> int:
     """Write or compare every page; return 1 when `--check` finds an old one."""
     stale = 0
-    for name, text in {"attributes.md": attributes_page()}.items():
+    for name, text in pages().items():
         page = PAGES / name
         if "--check" not in arguments:
+            page.parent.mkdir(exist_ok=True)
             page.write_text(text, encoding="utf-8")
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             sys.stderr.write(f"docs/{name} is not current: run `make docs`\n")

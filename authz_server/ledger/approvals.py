@@ -155,7 +155,7 @@ class Approvals:
             stored = _STORED_AS.get(status, (status,))
             statement = statement.where(approvals.c.status.in_([one.value for one in stored]))
         with converted("read the ledger"), self._reading.transaction() as connection:
-            requests = (_request(row, now) for row in connection.execute(statement).mappings())
+            requests = (request_of(row, now) for row in connection.execute(statement).mappings())
             wanted = (one for one in requests if status is None or one.status is status)
             return list(islice(wanted, limit))
 
@@ -282,12 +282,13 @@ _STORED_AS: Final = {
 
 def _find(connection: Connection, beginning: str, now: datetime) -> ApprovalRequest:
     statement = _REQUESTS.where(begins_with(approvals.c.id, beginning)).limit(2)
-    return _request(
+    return request_of(
         the_one(connection.execute(statement).mappings().all(), "approval", beginning), now
     )
 
 
-def _request(row: RowMapping, now: datetime) -> ApprovalRequest:
+def request_of(row: RowMapping, now: datetime) -> ApprovalRequest:
+    """Return the request in a row of `schema.approvals`, as it stands at `now`."""
     status = ApprovalStatus(row["status"])
     if status in {ApprovalStatus.PENDING, ApprovalStatus.APPROVED} and (
         row["expires_at_us"] <= unix_us(now)

@@ -38,7 +38,7 @@ from authz_server.ledger.chain import START
 SCHEMA_VERSION: Final = 3
 
 # The newest file of `migrations/versions`; what a shared ledger must be at.
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 _REVISION_TABLE: Final = "alembic_version"
 
 _WRITER_BYTES: Final = 8
