@@ -37,9 +37,9 @@ from authz_server.ledger.database import Access, Store, converted
 from authz_server.ledger.record import from_unix_us, unix_us
 from authz_server.ledger.schema import approvals
 
-BATCH_MAX: Final = 16  # due messages looked at in one round; one at a time is sent
-# Attempts are this far apart: twice as far after each, up to the last.
-RETRY_FIRST: Final = timedelta(seconds=5)
+# Attempts are this far apart: twice as far after each, up to the last. The first is longer than an
+# attempt may take, so that a message is not claimed while it is being sent.
+RETRY_FIRST: Final = timedelta(seconds=10)
 RETRY_LAST: Final = timedelta(minutes=5)
 _DOUBLINGS_MAX: Final = 6
 
@@ -133,9 +133,8 @@ class Notifications:
                 ).rowcount
         return made
 
-    def claim(self, targets: Sequence[str], now: datetime) -> Sequence[Message]:
-        """Return messages that are due; until their next attempt nobody else gets them."""
-        claimed = []
+    def claim(self, targets: Sequence[str], now: datetime) -> Message | None:
+        """Return a message that is due, or None; until its next attempt nobody else gets it."""
         due = (
             select(approvals, notifications.c.target, notifications.c.attempts)
             .join(notifications, notifications.c.approval_id == approvals.c.id)
@@ -146,27 +145,30 @@ class Notifications:
                 *_open(now),
             )
             .order_by(notifications.c.next_at_us)
-            .limit(BATCH_MAX)
+            .limit(1)
         )
         with converted("claim notifications"), self._store.transaction() as connection:
-            for row in connection.execute(due).mappings().all():
-                attempts = row["attempts"]
-                result = connection.execute(
-                    update(notifications)
-                    .where(
-                        notifications.c.approval_id == row["id"],
-                        notifications.c.target == row["target"],
-                        notifications.c.attempts == attempts,
-                        notifications.c.done_at_us.is_(None),
-                    )
-                    .values(attempts=attempts + 1, next_at_us=unix_us(now + retry_after(attempts)))
+            row = connection.execute(due).mappings().first()
+            if row is None:
+                return None
+            result = connection.execute(
+                update(notifications)
+                .where(
+                    notifications.c.approval_id == row["id"],
+                    notifications.c.target == row["target"],
+                    notifications.c.attempts == row["attempts"],
+                    notifications.c.done_at_us.is_(None),
                 )
-                if result.rowcount == 1:
-                    approval = request_of(row, now)
-                    claimed.append(
-                        Message(approval=approval, target=row["target"], attempts=attempts)
-                    )
-        return claimed
+                .values(
+                    attempts=row["attempts"] + 1,
+                    next_at_us=unix_us(now + retry_after(row["attempts"])),
+                )
+            )
+            if result.rowcount != 1:  # another server was faster; the next round looks again
+                return None
+            return Message(
+                approval=request_of(row, now), target=row["target"], attempts=row["attempts"]
+            )
 
     def done(self, message: Message, now: datetime) -> None:
         """Note that the receiver took `message`."""

@@ -98,8 +98,9 @@ class Webhooks:
         if queue.is_idle(targets, datetime.now(UTC)):
             return
         queue.enqueue(targets, datetime.now(UTC))
-        for message in queue.claim(targets, datetime.now(UTC)):
-            if self._stopping.is_set():
+        while not self._stopping.is_set():
+            message = queue.claim(targets, datetime.now(UTC))
+            if message is None:
                 return
             failure = self._post(self._receivers[message.target], message)
             if failure is None:
