@@ -119,7 +119,7 @@ def _key_match4_plan(constants: Constants) -> Plan | None:
 def _path_literals(*, braces: bool) -> Callable[[Constants], Places]:
     def literals(constants: Constants) -> Places:
         found = parse_pattern(constants[0], braces=braces).literals()
-        return tuple(("/", at, text) for at, text in found)
+        return tuple([("/", at, text) for at, text in found])
 
     return literals
 

@@ -15,6 +15,7 @@ a request meets does not depend on the shape of this tree.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 from authz_server.core.attributes import AttributeType
@@ -92,13 +93,11 @@ def guards_of(item: Term, roles: Mapping[str, Roles]) -> tuple[Guard, ...]:
         case Negation(operand=Slot() as slot) if slot.spec.type is AttributeType.BOOL:
             return ((_probe(slot), frozenset({False})),)
         case Contains(item=Constant(value=value), collection=Slot() as slot):
-            return ((_probe(slot)._replace(way="in"), frozenset({value})),)
+            return ((_probe(slot, "in"), frozenset({value})),)
         case Apply(function=function, value=Slot() as slot, constants=constants):
             places = function.literals(texts(constants)) if function.literals else ()
-            probe = _probe(slot)
             return tuple(
-                (probe._replace(way=separator, at=at), frozenset({text}))
-                for separator, at, text in places
+                [(_probe(slot, separator, at), frozenset({text})) for separator, at, text in places]
             )
         case HasRole(definition=definition, arguments=arguments):
             return _role_guard(definition, arguments, roles[definition])
@@ -106,8 +105,13 @@ def guards_of(item: Term, roles: Mapping[str, Roles]) -> tuple[Guard, ...]:
             return ()
 
 
-def _probe(slot: Slot) -> Probe:
-    return Probe(RECORDS.index(slot.record), slot.field)
+def _probe(slot: Slot, way: str = "", at: int = 0) -> Probe:
+    return _shared_probe(slot.record, slot.field, way, at)
+
+
+@lru_cache(maxsize=4_096)  # one object for each, so that comparing them is comparing identities
+def _shared_probe(record: str, name: str, way: str, at: int) -> Probe:
+    return Probe(RECORDS.index(record), name, way, at)
 
 
 def _role_guard(definition: str, arguments: Sequence[Term], roles: Roles) -> tuple[Guard, ...]:
@@ -116,7 +120,7 @@ def _role_guard(definition: str, arguments: Sequence[Term], roles: Roles) -> tup
         isinstance(roles, RoleGraph) and isinstance(member, Slot) and isinstance(role, Constant)
     ):
         return ()
-    probe = _probe(member)._replace(way=definition)
+    probe = _probe(member, definition)
     if not domain:
         return ((probe, frozenset({role.value})),)
     if not isinstance(domain[0], Slot):

@@ -227,12 +227,13 @@ class _RuleBuilder:
 
     def _prepare(self, conjuncts: tuple[Term, ...]) -> _Part:
         pieces = [(term, self._compiler.piece(term)) for term in conjuncts]
-        return _Part(
-            tuple(pair for pair in pieces if not can_fail(pair[0])),
-            tuple(pair for pair in pieces if can_fail(pair[0])),
-            tuple(guard for term in conjuncts for guard in guards_of(term, self._whole.roles)),
-            tuple(self._numbers.setdefault(piece, len(self._numbers)) for _, piece in pieces),
-        )
+        fallible: list[tuple[Term, Piece]] = []
+        safe: list[tuple[Term, Piece]] = []
+        for pair in pieces:
+            (fallible if can_fail(pair[0]) else safe).append(pair)
+        guards = [guard for term in conjuncts for guard in guards_of(term, self._whole.roles)]
+        numbers = [self._numbers.setdefault(piece, len(self._numbers)) for _, piece in pieces]
+        return _Part(tuple(safe), tuple(fallible), tuple(guards), tuple(numbers))
 
     def linted(self) -> LintedSection:
         """Return what the linter needs to know of the rules added."""
