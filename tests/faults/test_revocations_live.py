@@ -46,6 +46,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def wait_for(server: ServerProcess, number: int) -> None:
+    """Return once `server` reports the revision `number`."""
+    wait_until(lambda: revision(server) == number)
+
+
 HANDLES = {
     "the caller": ("--spiffe-id", str(RESEARCH)),
     "who handed on to it": ("--spiffe-id", str(ASSISTANT)),
@@ -61,10 +66,10 @@ def test_what_is_revoked_is_denied_until_it_is_not(tmp_path: Path) -> None:
         assert server.reason(request) == "OK"
         for whose, handle in HANDLES.items():
             added = command(site, "add", *handle)
-            wait_until(lambda number=added: revision(server) == number)
+            wait_for(server, added)
             assert server.reason(request) == "REVOKED", whose
             removed = command(site, "remove", *handle)
-            wait_until(lambda number=removed: revision(server) == number)
+            wait_for(server, removed)
             assert server.reason(request) == "OK", whose
         _, page = server.get("/metrics")
         assert f"authz_revocations_revision {float(removed)}" in page.decode()
@@ -124,7 +129,7 @@ def test_nothing_is_allowed_once_the_revision_is_reported(tmp_path: Path, reques
         try:
             wait_until(lambda: load.before > 200)
             added = command(site, "add", "--spiffe-id", str(RESEARCH))
-            wait_until(lambda: revision(server) == added)
+            wait_for(server, added)
             load.mark()
             while load.after < requests:
                 time.sleep(0.05)
@@ -163,7 +168,7 @@ def test_every_replica_knows_and_a_lost_ledger_denies(
         added = command(sites[0], "add", "--spiffe-id", str(RESEARCH))
         started = time.monotonic()
         for server, request in zip(servers, requests, strict=True):
-            wait_until(lambda server=server: revision(server) == added)
+            wait_for(server, added)
             assert server.reason(request) == "REVOKED"
         print(f"every replica after {1000 * (time.monotonic() - started):.0f} ms")
         removed = command(sites[1], "remove", "--spiffe-id", str(RESEARCH))

@@ -160,7 +160,7 @@ def test_a_new_key_set_is_a_new_revision_of_trust() -> None:
         assert second.trust.revision != first.trust.revision
         assert second.revision != first.revision
         endpoint.document = b'{"keys": []}'
-        wait_until(lambda: followed.kids == set()), "an empty set takes everything back"
+        wait_until(lambda: followed.kids == set())  # an empty set takes everything back
 
 
 def test_a_flood_of_unknown_keys_makes_one_request_in_an_interval() -> None:

@@ -43,6 +43,9 @@ class Watched:
     def _count(self) -> None:
         self.changes += 1
 
+    def wait_for_change_after(self, seen: int) -> None:
+        wait_until(lambda: self.changes > seen)
+
     @property
     def snapshot(self) -> Snapshot:
         return self.feed.apply(SNAPSHOT)
@@ -123,7 +126,7 @@ def test_what_is_served_is_renewed_while_the_ledger_answers(url: str) -> None:
         for minutes in (2, 100, -100):  # a clock that jumps ahead, and one that is put back
             watched.shift = timedelta(minutes=minutes)
             before = watched.changes
-            wait_until(lambda seen=before: watched.changes > seen)
+            watched.wait_for_change_after(before)
             assert watched.is_good
             found = watched.snapshot.revocations.good_until
             assert found is not None

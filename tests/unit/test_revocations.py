@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from authz_server.cli.main import group
-from authz_server.core.chain import PresentedChain
+from authz_server.core.chain import PresentedChain, VerifiedChain
 from authz_server.core.errors import InvalidValueError, LedgerError, Reason
 from authz_server.core.revocation import RevocationKind, check_chain
 from authz_server.core.snapshot import Revocations
@@ -59,6 +59,10 @@ def revoked(kind: str, value: str) -> Revocations:
     return Revocations(**values)  # type: ignore[arg-type]
 
 
+def denied(chain: VerifiedChain, revocations: Revocations) -> Reason | None:
+    return reason_of(lambda: check_chain(chain, revocations))
+
+
 def certificate_sha256(name: str) -> str:
     grant = {str(g.delegator): g for g in verify(*CHAIN).grants}[str(workload(name))]
     assert grant.certificate_sha256 is not None
@@ -88,7 +92,7 @@ def test_every_handle_of_every_part_denies(kind: str, value: str) -> None:
         # A subject may be a workload: its name counts as either.
         is_it = other.value == kind or (kind, other.value) == ("subject", "spiffe_id")
         expected = Reason.REVOKED if is_it else None
-        assert reason_of(lambda k=other: check_chain(chain, revoked(k.value, value))) is expected
+        assert denied(chain, revoked(other.value, value)) is expected
 
 
 def test_nothing_else_does() -> None:
@@ -119,7 +123,7 @@ def test_revocation_outlives_the_proof_that_is_remembered() -> None:
     presented = PresentedChain(root=CHAIN[0], links=CHAIN[1:])
     for _ in range(2):
         chain = cache.verify(presented, trust=TRUST, policy=POLICY, trust_domain=DOMAIN, now=NOW)
-        assert reason_of(lambda c=chain: check_chain(c, revoked("txn", TXN))) is Reason.REVOKED
+        assert denied(chain, revoked("txn", TXN)) is Reason.REVOKED
     assert len(cache) == 1
 
 
