@@ -7,6 +7,7 @@ closed. `bootstrap.render_bootstrap` writes those the same way for every point.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
@@ -58,6 +59,13 @@ class PdpTls:
     svid: SvidFiles | SvidFromAgent
 
 
+class ForwardedCertificate(StrEnum):
+    """What becomes of a caller's `x-forwarded-client-cert` (`forward_client_cert_details`)."""
+
+    SANITIZE_SET = "SANITIZE_SET"  # replaced: callers connect themselves
+    APPEND_FORWARD = "APPEND_FORWARD"  # kept: callers come through proxies that the PDP trusts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforcementPoint:
     """An Envoy listener that asks the PDP before anything reaches one workload.
@@ -84,6 +92,7 @@ class EnforcementPoint:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     require_delegation: bool = True
     strip_delegation: bool = False
+    forwarded_certificate: ForwardedCertificate = ForwardedCertificate.SANITIZE_SET
     pdp_timeout_s: float = PDP_TIMEOUT_S
     access_log: Path | None = None
 

@@ -60,7 +60,8 @@ def _http_manager(point: EnforcementPoint) -> Tree:
         # `internal_address_config` stays unset: even empty it makes loopback callers internal.
         "use_remote_address": True,
         "xff_num_trusted_hops": 0,
-        "forward_client_cert_details": "SANITIZE_SET",
+        # Kept where a proxy calls, it is believed from a trusted one alone (`core.callers`).
+        "forward_client_cert_details": point.forwarded_certificate.value,
         "set_current_client_cert_details": {"uri": True, "dns": True, "subject": True},
         "early_header_mutation_extensions": [_drop_forged_headers()],
         "max_request_headers_kb": 48,

@@ -14,7 +14,11 @@ from authz_server.core.request import RouteContext
 from authz_server.core.spiffe import SpiffeId
 from authz_server.envoy_config import binary
 from authz_server.envoy_config.bootstrap import bootstrap_tree, render_bootstrap
-from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
+from authz_server.envoy_config.enforcement_point import (
+    EnforcementPoint,
+    ForwardedCertificate,
+    SvidFiles,
+)
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 EXAMPLES = Path(__file__).parents[2] / "envoy"
@@ -128,6 +132,15 @@ def test_only_a_stripping_route_lets_the_pdp_remove_the_delegation() -> None:
 
     assert allowed(strip=False) == "x-authz-.*"
     assert allowed(strip=True) == "x-authz-.*|txn-token|delegation-chain"
+
+
+def test_the_client_certificate_header_is_replaced_unless_proxies_call() -> None:
+    mode = '"forward_client_cert_details": "{}"'
+    text = render_bootstrap([DATA], node="n", admin_socket=None)
+    assert mode.format("SANITIZE_SET") in text
+    behind = dataclasses.replace(DATA, forwarded_certificate=ForwardedCertificate.APPEND_FORWARD)
+    text = render_bootstrap([behind], node="n", admin_socket=None)
+    assert mode.format("APPEND_FORWARD") in text
 
 
 def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
