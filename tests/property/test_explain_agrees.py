@@ -1,6 +1,5 @@
 """What `explain` says of each operand comes to what the compiled rule says of the whole."""
 
-import dataclasses
 from typing import Any
 
 from hypothesis import given
@@ -158,18 +157,16 @@ def test_every_value_an_operand_reads_is_shown(
 ) -> None:
     bundle, notes = load(given_rows, ALLOW_AND_DENY, "caller")
     (explained,) = explain(bundle, notes, request, near=100).parties
-    for one in explained.rules:
-        for operand in one.operands:
-            assert (
-                set(operand.values) == {name for part in operand.parts for name in part.values}
-                or not operand.parts
-            )
-            for name, value in operand.values.items():
-                _, record, attribute, *rest = name.replace("[0]", "").split(".")
-                held = getattr(
-                    request.caller if record == "sub" else getattr(request, record), attribute
-                )
-                if rest:
-                    held = held.get(rest[0])
-                assert value == (held[0] if name.endswith("[0]") else held)
-    assert dataclasses.is_dataclass(explained)
+    records = {
+        "sub": request.caller, "chain": request.chain, "act": request.act, "obj": request.obj,
+        "env": request.env,
+    }  # fmt: skip
+    for operand in (operand for one in explained.rules for operand in one.operands):
+        if operand.parts:
+            assert set(operand.values) == {name for part in operand.parts for name in part.values}
+        for name, value in operand.values.items():
+            _, record, attribute, *key = name.removesuffix("[0]").split(".")
+            held = getattr(records[record], attribute)
+            if key:
+                held = held.get(key[0])
+            assert value == (held[0] if name.endswith("[0]") else held)
