@@ -68,7 +68,12 @@ def test_every_key_has_its_row_and_no_row_is_without_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "example", re.findall(r"```yaml\n(trust_domain.*?)```", _PAGE.read_text(), re.S)
+    "example",
+    [
+        example
+        for page in (_PAGE, _PAGE.with_name("identity.md"))
+        for example in re.findall(r"```yaml\n(trust_domain.*?)```", page.read_text(), re.S)
+    ],
 )
 def test_the_examples_load(example: str, tmp_path: Path) -> None:
     path = tmp_path / "authz.yaml"
