@@ -143,11 +143,18 @@ def shared(site: PdpSite, url: str, **ledger: object) -> PdpSite:
     return configured(site, url=url, outbox="state/outbox.db", **ledger)
 
 
-def approve(url: str) -> None:
+def ask_and_approve(server: ServerProcess, data: bytes, url: str) -> None:
+    """Have the server ask, which a starved database may answer too late for, and approve."""
     approvals = Approvals.open(url, groups=GROUPS)
+
+    def asked() -> bool:
+        assert metadata(server.check(data))["verdict"] == "escalate"
+        return bool(approvals.list(now=datetime.now(UTC), status=ApprovalStatus.PENDING))
+
+    server.wait_until(asked)
     now = datetime.now(UTC)
-    (asked,) = approvals.list(now=now, status=ApprovalStatus.PENDING)
-    approvals.approve(asked.id, approver="bob@example.org", now=now)
+    (pending,) = approvals.list(now=now, status=ApprovalStatus.PENDING)
+    approvals.approve(pending.id, approver="bob@example.org", now=now)
 
 
 def test_one_approval_over_two_servers_passes_one_of_fifty(
@@ -159,10 +166,9 @@ def test_one_approval_over_two_servers_passes_one_of_fifty(
     with ExitStack() as stack:
         servers = [stack.enter_context(running(one)) for one in (site, other)]
         for attempt in range(5):
-            starved = unreachable(servers)
             data = site.check_request(f"/ask/{attempt}")
-            assert metadata(servers[0].check(data))["verdict"] == "escalate"
-            approve(url)
+            ask_and_approve(servers[0], data, url)
+            starved = unreachable(servers)
             told = ask_in_parallel(servers, data, 50)
             verdicts = [str(one["verdict"]) for one in told]
             assert verdicts.count("escalate") == 50 - verdicts.count("allow")
@@ -210,8 +216,7 @@ def test_a_database_that_stands_still_holds_up_no_decision_and_lets_nothing_pass
     shared(site, url)
     with running(site) as server:
         escalated = site.check_request("/ask/x")
-        server.check(escalated)
-        approve(url)
+        ask_and_approve(server, escalated, url)
         database.pause()
         try:
             with Clients(server, [site.check_request("/open/a")]) as clients:
@@ -235,14 +240,14 @@ def test_a_database_that_stands_still_holds_up_no_decision_and_lets_nothing_pass
     assert (report.records, report.fault) == (len(listed), None)
 
 
-def test_a_server_starts_and_decides_without_its_database(
+def test_a_server_decides_without_its_database_until_the_outbox_is_full(
     site: PdpSite, database: PostgresServer, url: str
 ) -> None:
     shared(site, url, outbox_records_max=5)
-    database.kill()
+    data = site.check_request("/open/a")
     try:
         with running(site) as server:
-            data = site.check_request("/open/a")
+            database.kill()
             reasons = [server.reason(data) for _ in range(7)]
             assert reasons == ["OK"] * 5 + ["LEDGER_UNAVAILABLE"] * 2
             server.wait_until(lambda: server.readyz()[0] == 503)
