@@ -47,6 +47,9 @@ LAZY: Final[Mapping[str, _Entry]] = MappingProxyType(
             "authz_server.cli.decisions:group",
             "List, show, explain, verify, export and report on recorded decisions.",
         ),
+        "identities": _Entry(
+            "authz_server.cli.identities:group", "Compare the inventory with what the ledger saw."
+        ),
         "ledger": _Entry(
             "authz_server.cli.ledger:group", "Prepare a shared ledger; erase a person from one."
         ),

@@ -93,6 +93,7 @@ def verify_access_token(text: str, *, issuers: Mapping[str, Issuer]) -> RootGran
         subject_issuer=issuer.issuer,
         purpose=None,
         prior_actors=_prior_actors(claims, delegate),
+        actor_profile=None,
     )
 
 

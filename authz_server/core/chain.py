@@ -69,6 +69,7 @@ class VerifiedChain:
     subject_issuer: str
     purpose: str | None
     prior_actors: tuple[str, ...] = ()
+    actor_profile: str | None = None  # the issuer's word on what the root's actor is
 
     @property
     def root(self) -> Grant:

@@ -138,6 +138,7 @@ def verify(
         subject_issuer=root.subject_issuer,
         purpose=root.purpose,
         prior_actors=root.prior_actors,
+        actor_profile=root.actor_profile,
     )
 
 

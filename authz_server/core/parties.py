@@ -1,8 +1,11 @@
 """Who takes part: caller, actors and subject, as the inventory knows them."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+from typing import Final
 
 from authz_server.core.attributes import (
     ChainAttributes,
@@ -20,6 +23,16 @@ from authz_server.core.request import AccessRequest
 from authz_server.core.snapshot import Snapshot
 from authz_server.core.spiffe import SpiffeId
 
+# draft-mcguinness-oauth-actor-profile: what an actor is. Values it does not define say nothing.
+_KINDS: Final[Mapping[str, frozenset[Kind]]] = MappingProxyType(
+    {
+        "ai_agent": frozenset({Kind.AGENT}),
+        "service": frozenset({Kind.SERVICE, Kind.TOOL, Kind.PROXY}),
+        "user": frozenset({Kind.HUMAN}),
+    }
+)
+# Also what `identities borrowed` looks for in the ledger.
+PROFILE_CONTRADICTED: Final = "the issuer and the inventory disagree on what the first actor is"
 _NO_CHAIN = ChainAttributes(present=False)
 
 
@@ -72,12 +85,14 @@ def chain_parties(
 ) -> tuple[tuple[PartyAttributes, ...], PartyAttributes | None]:
     """Return the chain's actors, root first, and its subject.
 
-    Raises `RequestFault` (`UNREGISTERED_IDENTITY`) for an actor that the inventory does not know:
-    registration is required of the principal and of every actor.
+    Raises `RequestFault`: `UNREGISTERED_IDENTITY` for an actor that the inventory does not know
+    (registration is required of the principal and of every actor), `CHAIN_BROKEN` for a first actor
+    that the issuer took for something else than the inventory does.
     """
     if bound is None:
         return (), None
     inventory = snapshot.inventory
+    _check_profile(bound, inventory)
     actors = []
     for spiffe_id in bound.actors:
         identity = inventory.find(spiffe_id)
@@ -88,6 +103,15 @@ def chain_parties(
         assurance = caller.proof.assurance if spiffe_id == caller.spiffe_id else None
         actors.append(_workload(spiffe_id, identity, Role.ACTOR, assurance=assurance))
     return tuple(actors), _subject(bound.authority.subject, inventory)
+
+
+def _check_profile(bound: BoundChain, inventory: Inventory) -> None:
+    # SECURITY: the issuer authenticated the first actor. If it met an AI agent where the inventory
+    # has a service, either is wrong or the agent goes by a borrowed identity.
+    expected = _KINDS.get(bound.chain.actor_profile or "")
+    identity = inventory.find(bound.chain.root.delegate)
+    if expected and identity is not None and identity.kind not in expected:
+        raise RequestFault(Reason.CHAIN_BROKEN, PROFILE_CONTRADICTED)
 
 
 def _workload(

@@ -33,12 +33,16 @@ class ProvedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootGrant:
-    """A verified root. `prior_actors` are the inner actors, oldest first (RFC 8693 §4.1)."""
+    """A verified root. `prior_actors` are the inner actors, oldest first (RFC 8693 §4.1).
+
+    `actor_profile` is what the issuer says the actor is (`sub_profile`), such as `ai_agent`.
+    """
 
     token: ProvedToken
     subject_issuer: str
     purpose: str | None
     prior_actors: tuple[str, ...]
+    actor_profile: str | None
 
 
 def verify_root(
@@ -87,6 +91,7 @@ def verify_root(
         subject_issuer=issuer.issuer,
         purpose=claims.child("tctx").optional_text("purpose") if "tctx" in claims else None,
         prior_actors=earlier,
+        actor_profile=claims.child("act").optional_text("sub_profile"),
     )
 
 

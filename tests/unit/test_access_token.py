@@ -92,7 +92,7 @@ def access_token(world: World, header: Mapping[str, object] | None = None, **cha
 def casebook_subject() -> str:
     from tests.harness.world import PEOPLE
 
-    return PEOPLE.get(GRANT["sub"], GRANT["sub"])
+    return str(PEOPLE.get(GRANT["sub"], GRANT["sub"]))
 
 
 def asked(
@@ -117,8 +117,8 @@ def asked(
         if value is not None:
             lines.append((name, value.encode()))
     del headers[:]
-    for name, value in lines:
-        headers.add(key=name, raw_value=value)
+    for key, line in lines:
+        headers.add(key=key, raw_value=line)
     if caller is not None:
         message.attributes.source.certificate = envoy_certificate(world.svid(caller))
     request = wire.access_request(message.SerializeToString())
