@@ -173,7 +173,7 @@ class Binder(Generic[P]):
             column = role.column if isinstance(role, Constant) else None
             place = row.line_fault("") if column is None else row.fault(column, "")
             self.tested[name, asked] = TestedRole(name, asked, place.fault)
-        if not self._roles[name].named and not self._log.faults:
+        if self._roles[name].empty and not self._log.faults:
             at = self._definitions[name].at
             self.report(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))
         return HasRole(name, arguments, term.identity, self._roles[name].live)

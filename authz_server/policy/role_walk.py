@@ -6,7 +6,7 @@ it, at the given time. Nothing is kept between two decisions. A walk over more t
 `ROLE_WALK_MAX` names fails, and so denies.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -50,9 +50,9 @@ class RoleWalk:
         self._named: set[str] = set()
 
     @property
-    def named(self) -> Set[str]:
-        """Every name that has a member, in any domain."""
-        return self._named
+    def empty(self) -> bool:
+        """Whether nobody has any role."""
+        return not self._named
 
     def add(self, link: Sequence[str]) -> None:
         """Take one row. Raises `InvalidValueError` for one that it cannot be."""

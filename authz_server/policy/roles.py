@@ -5,7 +5,7 @@ depth is bounded by the closure's size, not by a number of levels (Casbin silent
 Rows that hold for a time, or whose names are patterns, have no closure: see `role_walk`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
@@ -27,8 +27,8 @@ class Roles(Protocol):
         """Whether the answer is not known at load."""
 
     @property
-    def named(self) -> Set[str]:
-        """Every name that has a member, in any domain."""
+    def empty(self) -> bool:
+        """Whether nobody has any role."""
 
     def test(self, *, identity: bool) -> Callable[..., bool]:
         """Return `g`: a function of member, role and, if the rows have one, domain.
@@ -72,9 +72,9 @@ class RoleGraph:
         return cls(reached, roles)
 
     @property
-    def named(self) -> Set[str]:
-        """Every name that has a member, in any domain."""
-        return {role if isinstance(role, str) else role[0] for role in self.roles}
+    def empty(self) -> bool:
+        """Whether nobody has any role."""
+        return not self.roles
 
     def test(self, *, identity: bool) -> Callable[..., bool]:
         """Return `g`; see `Roles.test`."""
