@@ -171,8 +171,7 @@ class Binder(Generic[P]):
         asked = str(role.value) if isinstance(role, Constant) else None
         if (name, asked) not in self.tested:
             column = role.column if isinstance(role, Constant) else None
-            place = row.line_fault("") if column is None else row.fault(column, "")
-            self.tested[name, asked] = TestedRole(name, asked, place.fault)
+            self.tested[name, asked] = TestedRole(name, asked, row, column)
         if self._roles[name].empty and not self._log.faults:
             at = self._definitions[name].at
             self.report(at.fault(0, f"a rule uses `{name}`, but there is no `{name}` row"))

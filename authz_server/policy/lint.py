@@ -62,11 +62,21 @@ class LintedRule:
 
 @dataclass(frozen=True, slots=True)
 class TestedRole:
-    """A role that some rule asks for, and where it does first; None: one the request names."""
+    """A role that some rule asks for, and where it does first; None: one the request names.
+
+    `column` is None where the matcher names the role.
+    """
 
     definition: str
     role: str | None
-    fault: Fault
+    row: Row
+    column: int | None
+
+    def warning(self, message: str) -> Fault:
+        """Return a warning at its place."""
+        if self.column is None:
+            return self.row.line_fault(message, "warning").fault
+        return self.row.fault(self.column, message, "warning").fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +164,7 @@ def _misspelt_roles(
     )
     for one, role in islice(strange, MISSPELT_MAX):
         if hint := did_you_mean(role or "", known):
-            yield Fault(
-                file=one.fault.file,
-                line=one.fault.line,
-                column=one.fault.column,
-                message=f"no `{one.definition}` row gives role `{role}`{hint}",
-                source=one.fault.source,
-                severity="warning",
-            )
+            yield one.warning(f"no `{one.definition}` row gives role `{role}`{hint}")
 
 
 # --- rules --------------------------------------------------------------------------------------
