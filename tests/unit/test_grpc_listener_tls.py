@@ -113,9 +113,11 @@ def test_a_unix_socket_takes_tls_too() -> None:
     async def test() -> None:
         with tempfile.TemporaryDirectory(prefix="tls-") as name:
             address = f"unix://{name}/pdp.sock"
-            async with listening(_state(OLD), address=address) as (_, target):
-                async with channel(target, OLD.issue_svid("/envoy/a")) as good:
-                    assert await code(good) is grpc.StatusCode.OK
+            async with (
+                listening(_state(OLD), address=address) as (_, target),
+                channel(target, OLD.issue_svid("/envoy/a")) as good,
+            ):
+                assert await code(good) is grpc.StatusCode.OK
                 async with grpc.aio.insecure_channel(target) as plain:
                     assert await code(plain) is grpc.StatusCode.UNAVAILABLE
 
@@ -125,16 +127,18 @@ def test_a_unix_socket_takes_tls_too() -> None:
 def test_a_new_svid_and_bundle_serve_from_the_next_handshake_on() -> None:
     async def test() -> None:
         state = _state(OLD)
-        async with listening(state) as (_, target):
-            async with channel(target, OLD.issue_svid("/envoy/a"), OLD) as before:
-                assert await code(before) is grpc.StatusCode.OK
-                state.own = _own(NEW.issue_svid("/pdp", profile=PDP_NAME))
-                state.current = snapshot(_bundle(OLD, NEW), revision="both")
-                assert await code(before) is grpc.StatusCode.OK, "the open connection goes on"
-                async with channel(target, NEW.issue_svid("/envoy/b"), NEW) as after:
-                    assert await code(after) is grpc.StatusCode.OK
-                async with channel(target, OLD.issue_svid("/envoy/c"), OLD) as late:
-                    assert await code(late) is grpc.StatusCode.UNAVAILABLE, "knows no such PDP"
+        async with (
+            listening(state) as (_, target),
+            channel(target, OLD.issue_svid("/envoy/a"), OLD) as before,
+        ):
+            assert await code(before) is grpc.StatusCode.OK
+            state.own = _own(NEW.issue_svid("/pdp", profile=PDP_NAME))
+            state.current = snapshot(_bundle(OLD, NEW), revision="both")
+            assert await code(before) is grpc.StatusCode.OK, "the open connection goes on"
+            async with channel(target, NEW.issue_svid("/envoy/b"), NEW) as after:
+                assert await code(after) is grpc.StatusCode.OK
+            async with channel(target, OLD.issue_svid("/envoy/c"), OLD) as late:
+                assert await code(late) is grpc.StatusCode.UNAVAILABLE, "knows no such PDP"
 
     run(test)
 
@@ -142,24 +146,24 @@ def test_a_new_svid_and_bundle_serve_from_the_next_handshake_on() -> None:
 def test_connections_that_rest_on_an_authority_taken_back_are_ended() -> None:
     async def test() -> None:
         state = _state(OLD, NEW)
-        async with listening(state) as (listener, target):
-            async with (
-                channel(target, OLD.issue_svid("/envoy/a")) as old,
-                channel(target, NEW.issue_svid("/envoy/b")) as new,
-            ):
-                assert await code(old) is grpc.StatusCode.OK
-                assert await code(new) is grpc.StatusCode.OK
-                assert await listener.renew_if_distrusted() is False
+        async with (
+            listening(state) as (listener, target),
+            channel(target, OLD.issue_svid("/envoy/a")) as old,
+            channel(target, NEW.issue_svid("/envoy/b")) as new,
+        ):
+            assert await code(old) is grpc.StatusCode.OK
+            assert await code(new) is grpc.StatusCode.OK
+            assert await listener.renew_if_distrusted() is False
 
-                state.current = snapshot(_bundle(NEW), revision="new only")
-                assert await code(old) is grpc.StatusCode.PERMISSION_DENIED
-                assert await listener.renew_if_distrusted() is True
-                assert await listener.renew_if_distrusted() is False
+            state.current = snapshot(_bundle(NEW), revision="new only")
+            assert await code(old) is grpc.StatusCode.PERMISSION_DENIED
+            assert await listener.renew_if_distrusted() is True
+            assert await listener.renew_if_distrusted() is False
 
-                assert await code(new) is grpc.StatusCode.OK, "it has come back"
-                while await code(old) is grpc.StatusCode.PERMISSION_DENIED:
-                    await asyncio.sleep(0.01)
-                assert await code(old) is grpc.StatusCode.UNAVAILABLE, "no handshake any more"
+            assert await code(new) is grpc.StatusCode.OK, "it has come back"
+            while await code(old) is grpc.StatusCode.PERMISSION_DENIED:
+                await asyncio.sleep(0.01)
+            assert await code(old) is grpc.StatusCode.UNAVAILABLE, "no handshake any more"
 
     run(test)
 
@@ -167,12 +171,14 @@ def test_connections_that_rest_on_an_authority_taken_back_are_ended() -> None:
 def test_nothing_is_renewed_while_there_is_no_authority_at_all() -> None:
     async def test() -> None:
         state = _state(OLD)
-        async with listening(state) as (listener, target):
-            async with channel(target, OLD.issue_svid("/envoy/a")) as envoy:
-                assert await code(envoy) is grpc.StatusCode.OK
-                state.current = snapshot(_bundle(), revision="revoked")
-                assert await listener.renew_if_distrusted() is False
-                assert await code(envoy) is grpc.StatusCode.PERMISSION_DENIED
+        async with (
+            listening(state) as (listener, target),
+            channel(target, OLD.issue_svid("/envoy/a")) as envoy,
+        ):
+            assert await code(envoy) is grpc.StatusCode.OK
+            state.current = snapshot(_bundle(), revision="revoked")
+            assert await listener.renew_if_distrusted() is False
+            assert await code(envoy) is grpc.StatusCode.PERMISSION_DENIED
 
     run(test)
 
@@ -180,11 +186,13 @@ def test_nothing_is_renewed_while_there_is_no_authority_at_all() -> None:
 def test_connections_have_an_age_and_no_call_notices() -> None:
     async def test() -> None:
         state = _state(OLD)
-        async with listening(state, age_s=0.3) as (_, target):
-            async with channel(target, OLD.issue_svid("/envoy/a")) as envoy:
-                while state.handshakes < 4:  # bounded by the test's own time limit
-                    assert await code(envoy) is grpc.StatusCode.OK
-                    await asyncio.sleep(0.001)
+        async with (
+            listening(state, age_s=0.3) as (_, target),
+            channel(target, OLD.issue_svid("/envoy/a")) as envoy,
+        ):
+            while state.handshakes < 4:  # bounded by the test's own time limit
+                assert await code(envoy) is grpc.StatusCode.OK
+                await asyncio.sleep(0.001)
 
     run(test)
 
