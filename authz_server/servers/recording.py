@@ -8,6 +8,7 @@ from typing import Final
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.backlog import Backlog
 from authz_server.ledger.database import Synchronous
+from authz_server.ledger.pseudonym import Pseudonyms
 from authz_server.ledger.service import LedgerPlan, LedgerService
 from authz_server.ledger.settlement import ApprovalTerms
 from authz_server.ledger.store import Ledger
@@ -16,6 +17,7 @@ from authz_server.servers.event_log import EventLog
 from authz_server.servers.group_commit import CommitObserver, GroupCommit, Recorder
 from authz_server.servers.metrics import Metrics
 from authz_server.servers.shared_escalations import SharedEscalations
+from authz_server.servers.telemetry import ReportingRecorder, Telemetry
 from authz_server.settings import Settings
 
 # What a failed job means to people, by its name.
@@ -78,7 +80,6 @@ def start_recording(
             _show_backlog(metrics, service.backlog)
         if service.approvals is not None:
             recorder = shared = SharedEscalations(service.approvals, recorder=group)
-            parts.callback(shared.close)
             _count_unreachable(metrics, shared)
         if settings.ledger.mode == "async":
             recorder = queue = AsyncCommit(
@@ -96,6 +97,35 @@ def _close_queue(queue: AsyncCommit, log: EventLog) -> None:
     queue.close()
     if queue.lost:
         log.error("records_lost", records=queue.lost)
+
+
+def start_telemetry(
+    settings: Settings, recorder: Recorder, *, metrics: Metrics, log: EventLog, parts: ExitStack
+) -> Recorder:
+    """Return `recorder`, or one that also tells a collector; `parts` ends it.
+
+    Raises `ConfigurationError` and `LedgerError`.
+    """
+    given = settings.telemetry
+    if given.otlp_endpoint is None:
+        return recorder
+    from authz_server.servers.otlp import OtlpExporter
+
+    key = settings.ledger.subject_key
+    exporter = OtlpExporter(
+        given.otlp_endpoint,
+        interval_s=given.interval_s,
+        pseudonyms=Pseudonyms.load(key) if key else None,
+        log=log,
+    )
+    telemetry = Telemetry(exporter)
+    parts.callback(telemetry.close)
+    metrics.count(
+        "authz_telemetry_dropped",
+        "Decisions that telemetry was too slow for; the ledger has them.",
+        lambda: telemetry.dropped,
+    )
+    return ReportingRecorder(recorder, telemetry)
 
 
 def _show_backlog(metrics: Metrics, backlog: Backlog) -> None:

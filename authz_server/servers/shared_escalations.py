@@ -7,7 +7,6 @@ does not answer, the escalation stays one, without a ticket, and nothing can let
 import asyncio
 import time
 from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -15,6 +14,7 @@ from typing import Final, Protocol
 from authz_server.core.decision import Decision, Verdict
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.record import Record
+from authz_server.servers.daemon_pool import DaemonPool
 from authz_server.servers.group_commit import Recorder
 
 _THREADS: Final = 4  # as many as `SharedApprovals` keeps connections
@@ -42,7 +42,7 @@ class SharedEscalations:
     def __init__(self, settler: Settler, *, recorder: Recorder) -> None:
         self._settler = settler
         self._recorder = recorder
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="approvals")
+        self._threads: DaemonPool[Decision] = DaemonPool(_THREADS, name="approvals")
         self._tasks: set[asyncio.Task[Decision]] = set()
         self.unreachable = 0  # escalations that could not be settled
 
@@ -55,17 +55,13 @@ class SharedEscalations:
         task.add_done_callback(self._tasks.discard)
         return asyncio.shield(task)
 
-    def close(self) -> None:
-        """Take no more; threads that still wait for the shared ledger end by themselves."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     async def _settle_and_record(self, record: Record) -> Decision:
         return await self._recorder.record(replace(record, decision=await self._settled(record)))
 
     async def _settled(self, record: Record) -> Decision:
         timeout_s = self._settler.timeout_s
         settle = partial(self._settler.settle, record, deadline=time.monotonic() + timeout_s)
-        asked = asyncio.get_running_loop().run_in_executor(self._threads, settle)
+        asked = self._threads.run(settle)
         try:
             # What no thread has begun by then is cancelled; what hangs in a dead database goes on
             # there, and finds that its deadline has passed.

@@ -240,6 +240,26 @@ def test_a_database_that_stands_still_holds_up_no_decision_and_lets_nothing_pass
     assert (report.records, report.fault) == (len(listed), None)
 
 
+def test_a_server_stops_although_its_database_stands_still(
+    site: PdpSite, database: PostgresServer, url: str
+) -> None:
+    shared(site, url)
+    with running(site, "--lame-duck", "0") as server:
+        server.check(site.check_request("/open/a"))
+        wait_until_shipped(server)
+        database.pause()
+        try:
+            for number in range(6):  # more than there are threads to ask with
+                assert server.reason(site.check_request(f"/ask/{number}")) == "ESCALATED_BY_RULE"
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+        finally:
+            database.resume()
+    with running(site) as server:
+        wait_until_shipped(server)
+    assert len(list(LedgerReader.open(url).list(DecisionFilter()))) == 7
+
+
 def test_a_server_decides_without_its_database_until_the_outbox_is_full(
     site: PdpSite, database: PostgresServer, url: str
 ) -> None:
