@@ -22,7 +22,6 @@ from authz_server.identity.file_content import FileContent
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
 from authz_server.ledger.identity_usage import IdentityUsage, Usage
 
-_WINDOW: Final = timedelta(days=30)
 # An agent of a handful of people is nothing unusual, whatever the others do.
 _SUBJECTS_MIN: Final = 20
 _UNUSUAL: Final = 5  # times what callers have in the middle
@@ -48,9 +47,10 @@ _ledger = click.option(
 _window = click.option(
     "--within",
     type=duration,
-    default=_WINDOW,
+    default="30d",
+    show_default=True,
     metavar="TIME",
-    help="How far to look back: 12h, 7d, 4w. Default: 30 days.",
+    help="How far to look back: 12h, 7d, 4w.",
 )
 
 
