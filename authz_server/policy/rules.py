@@ -1,6 +1,7 @@
 """From the rows of a bundle to compiled, indexed rules."""
 
 import re
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -219,7 +220,16 @@ class _RuleBuilder:
         self._whole = whole
         self._log = whole.log
         roles = whole.roles
-        self._binder = Binder(section, whole.model.roles, roles, self._log, self._prepare)
+        # Weak, because the binder is ours: a cycle would keep every row and term of a load until
+        # the collector comes and visits them all in one piece, with every request waiting.
+        prepare = weakref.WeakMethod(self._prepare)
+
+        def prepared(conjuncts: tuple[Term, ...]) -> _Part:
+            method = prepare()
+            assert method is not None, "the binder is used by its builder only"
+            return method(conjuncts)
+
+        self._binder = Binder(section, whole.model.roles, roles, self._log, prepared)
         self._compiler = Compiler(self._binder)
         self._numbers: dict[Piece, int] = {}
         self._linted: list[LintedRule] = []
