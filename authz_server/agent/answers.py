@@ -99,7 +99,7 @@ def answer_in_error(error: BaseException) -> Answer | None:
 def _answer_in_one(error: BaseException) -> Answer | None:
     trailing: Callable[[], Any] | None = getattr(error, "trailing_metadata", None)
     if callable(trailing):
-        return _answer_in_metadata(trailing())
+        return _answer_in_metadata(trailing()) or _answer_in_message(error)
     response = getattr(error, "response", None)
     if hasattr(response, "status_code") and hasattr(response, "headers"):
         return answer_in_response(response)
@@ -122,6 +122,13 @@ def _answer_in_metadata(metadata: Any) -> Answer | None:
     except DecodeError:
         return None
     return None
+
+
+def _answer_in_message(error: BaseException) -> Answer | None:
+    # On a route of another protocol the whole body becomes the message of the status.
+    details: Callable[[], Any] | None = getattr(error, "details", None)
+    message = details() if callable(details) else None
+    return answer_in_document(_json(message.encode())) if isinstance(message, str) else None
 
 
 def _nested(metadata: Mapping[str, str]) -> dict[str, object]:

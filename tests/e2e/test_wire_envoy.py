@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from mcp import ClientSession, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
+from authz_server.agent import Denied, Escalated, typed_refusals
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Decision, PrincipalRecord, TicketRecord, Verdict
 from authz_server.core.errors import Reason, RequestFault
@@ -379,6 +380,20 @@ def test_grpc_escalation(scripted: Scripted) -> None:
     trailers = dict(error.trailing_metadata())
     assert trailers["x-authz-verdict"] == "escalate"
     assert b"access_request.id" in trailers["grpc-status-details-bin"]
+
+
+def test_the_agent_s_exceptions_are_made_of_it(scripted: Scripted) -> None:
+    final = decision(
+        Reason.ESCALATED_BY_RULE, Verdict.ESCALATE, ticket=TICKET, protocol=Protocol.GRPC
+    )
+    with pytest.raises(Escalated) as asked, typed_refusals():
+        raise rpc_error(scripted, final)
+    assert asked.value.access_request is not None
+    assert asked.value.access_request.expires_at == TICKET.expires_at
+    for protocol in (Protocol.GRPC, Protocol.HTTP):
+        with pytest.raises(Denied) as denied, typed_refusals():
+            raise rpc_error(scripted, decision(Reason.REVOKED, protocol=protocol))
+        assert (denied.value.reason, denied.value.decision_id) == (Reason.REVOKED, ID)
 
 
 def test_a_grpc_client_on_an_http_route_is_denied_too(scripted: Scripted) -> None:
