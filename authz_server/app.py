@@ -36,7 +36,7 @@ from authz_server.servers.ledger_watch import LedgerWatch
 from authz_server.servers.listener import Listener
 from authz_server.servers.live_identity import LiveIdentity
 from authz_server.servers.readiness import Readiness
-from authz_server.servers.recording import start_recording
+from authz_server.servers.recording import start_recording, start_telemetry
 from authz_server.settings import Settings
 
 LAME_DUCK_S: Final = 1.0
@@ -189,7 +189,7 @@ class PolicyServer:
             raise self._holder.last_error
         service = CheckService(
             snapshots=self._holder,
-            recorder=self._open_ledger(parts),
+            recorder=self._with_telemetry(self._open_ledger(parts), parts),
             clock=self._clock,
             checked=self._metrics.checked,
             broke=self._broke,
@@ -240,6 +240,12 @@ class PolicyServer:
         )
         parts.callback(recording.close)
         return recording.recorder
+
+    def _with_telemetry(self, recorder: Recorder, parts: contextlib.AsyncExitStack) -> Recorder:
+        stops = parts.enter_context(contextlib.ExitStack())
+        return start_telemetry(
+            self._settings, recorder, metrics=self._metrics, log=self._log, parts=stops
+        )
 
     def _watch_ledger(self, ledger: Ledger) -> CommitObserver:
         self._ledger_watch = LedgerWatch(

@@ -23,6 +23,7 @@ from authz_server.settings.addresses import TcpAddress
 from authz_server.settings.approvals import ApprovalSettings
 from authz_server.settings.ledger import LedgerSettings
 from authz_server.settings.revocations import RevocationSettings
+from authz_server.settings.telemetry import TelemetrySettings
 from authz_server.settings.values import (
     ONE_OR_MORE,
     Contradiction,
@@ -362,6 +363,7 @@ class Settings(_Section):
     ledger: LedgerSettings = Field(default_factory=dict, validate_default=True)
     revocations: RevocationSettings = RevocationSettings()
     approvals: ApprovalSettings = ApprovalSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     # INVARIANT: a check of one section against another runs once both are sound; `info.data` lacks
     # a section with faults of its own, which are reported instead.
