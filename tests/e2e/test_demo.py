@@ -125,6 +125,7 @@ def test_a_policy_that_lets_more_through_is_noticed(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED_BUNDLES, bundles)
     with (bundles / "tools" / "policy.csv").open("a") as policy:
         policy.write("p, leak, agent, tools/call, crm_export, crm.read, true, allow,\n")
+    (bundles / "tools" / "cases.yaml").unlink()  # they would refuse it at the door
     done = subprocess.run(
         [*DEMO, "--output", "json", "--bundles", str(bundles)],
         capture_output=True,
