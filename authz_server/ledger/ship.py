@@ -9,9 +9,11 @@ there. So two servers that run on copies of one outbox cannot both write: the se
 """
 
 import json
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, select, update
@@ -39,6 +41,24 @@ _COPY_TERMS: Final = "COPY decision_terms (kind, value, time_us, seq, writer) FR
 
 # Told after every batch, from the shipping thread: None, or what failed.
 ShipObserver = Callable[[LedgerError | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """What is in the shared ledger after one transaction and can go here."""
+
+    records: int
+    end: Link
+    statements: Sequence[Mapping[str, Any]]
+
+    def clear(self, driver: sqlite3.Connection) -> None:
+        """Delete it from the outbox. A statement that was made meanwhile stays."""
+        driver.execute("DELETE FROM decisions WHERE seq <= ?", (self.end.seq,))
+        driver.executemany(
+            "DELETE FROM statements WHERE kind = :kind AND last_seq = :last_seq"
+            " AND time_us = :time_us",
+            self.statements,
+        )
 
 
 class Shipper:
@@ -78,14 +98,14 @@ class Shipper:
             with converted("write the shared ledger"):
                 connection = self._connected()
                 with connection.begin():
-                    shipped, there = self._ship(connection)
+                    batch = self._ship(connection)
         except BaseException:
             self._disconnect()
             raise
-        self._backlog.shipped_seq = there
-        if shipped:
-            self._ledger.transact("clear the outbox", lambda driver: _clear(driver, there))
-        return shipped
+        self._backlog.shipped_seq = batch.end.seq
+        if batch.records or batch.statements:
+            self._ledger.transact("clear the outbox", batch.clear)
+        return batch.records
 
     def _run(self) -> None:
         failures = 0
@@ -122,8 +142,8 @@ class Shipper:
                 connection.invalidate()
                 connection.close()
 
-    def _ship(self, shared: Connection) -> tuple[int, int]:
-        """Add the records that follow the end of this chain; return how many, and the new end."""
+    def _ship(self, shared: Connection) -> "_Batch":
+        """Add the records that follow the end of this chain, and statements on what is there."""
         with self._outbox.transaction() as outbox:
             writer, _ = _end(outbox)
         there = _lock_end(shared, writer)
@@ -146,7 +166,7 @@ class Shipper:
         ready = [row._asdict() for row in sealed if row.last_seq <= there.seq]
         if ready:
             shared.execute(postgresql.insert(statements).on_conflict_do_nothing(), ready)
-        return len(rows), there.seq
+        return _Batch(records=len(rows), end=there, statements=ready)
 
     def _ensure_months(self, shared: Connection, rows: Sequence[Any]) -> None:
         months = {Month.of_us(row.time_us) for row in rows}
@@ -215,8 +235,3 @@ def _terms(rows: Sequence[Any]) -> Iterator[tuple[str, str, int, int, str]]:
     for row in rows:
         for kind, value in document_terms(json.loads(row.record)):
             yield kind, value, row.time_us, row.seq, row.writer
-
-
-def _clear(driver: Any, shipped_seq: int) -> None:
-    driver.execute("DELETE FROM decisions WHERE seq <= ?", (shipped_seq,))
-    driver.execute("DELETE FROM statements WHERE last_seq <= ?", (shipped_seq,))

@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import inspect, text
 
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.backlog import Backlog
+from authz_server.ledger.checkpoints import Checkpoints
 from authz_server.ledger.database import Access, Store, open_shared_engine
 from authz_server.ledger.migrate import migrate
 from authz_server.ledger.query import DecisionFilter, LedgerReader
 from authz_server.ledger.schema import METADATA, REVISION, Layout, schema_version
-from authz_server.ledger.seal import SealKeys
+from authz_server.ledger.seal import SealKeys, SigningKey
 from authz_server.ledger.ship import BATCH_RECORDS, Shipper
 from authz_server.ledger.store import Ledger, LedgerOptions
 from authz_server.ledger.verify import ChainReport, verify
@@ -162,6 +164,44 @@ def test_ships_whatever_a_caller_can_write(outbox: Outbox, url: str, hostile: st
     (stored,) = LedgerReader.open(url).list(DecisionFilter(subject=hostile[:200] + "*"))
     assert stored.document["bundle"] == hostile
     assert report(url).fault is None
+
+
+def test_a_naive_shipper_doubles_what_a_kill_left_here(outbox: Outbox, url: str) -> None:
+    outbox.commit("a", "b")
+    with Store.open(url, Access.WRITE).transaction() as shared:
+        shared.execute(text("CREATE TABLE naive (decision_id text)"))
+    for _ in range(2):  # killed after the first commit there, before the delete here
+        with Store.of_file(outbox.ledger.path, Access.READ).transaction() as here:
+            rows = here.execute(text("SELECT decision_id FROM decisions")).scalars().all()
+        with Store.open(url, Access.WRITE).transaction() as shared:
+            shared.execute(text("INSERT INTO naive VALUES (:id)"), [{"id": row} for row in rows])
+    with Store.open(url, Access.READ).transaction() as shared:
+        there = shared.execute(text("SELECT decision_id FROM naive")).scalars().all()
+    assert sorted(there) == ["a", "a", "b", "b"]
+
+
+def test_a_checkpoint_made_while_shipping_is_shipped_next(
+    outbox: Outbox, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SigningKey.load_or_create(tmp_path / "key.pem")
+    checkpoints = Checkpoints(outbox.ledger, key=key, sinks=())
+    transact = outbox.ledger.transact
+    outbox.commit("a", "b")
+
+    def checkpoint_first(doing: str, job: Any) -> Any:
+        monkeypatch.undo()
+        checkpoints.make(at(1))
+        return transact(doing, job)
+
+    monkeypatch.setattr(outbox.ledger, "transact", checkpoint_first)
+    assert outbox.shipper.ship() == 2
+    (found,) = verify(Store.open(url, Access.READ), keys=SealKeys.of([key.public]))
+    assert (found.records, found.sealed_through) == (2, 0)
+    outbox.ship_all()
+    (found,) = verify(Store.open(url, Access.READ), keys=SealKeys.of([key.public]))
+    assert (found.records, found.sealed_through, found.fault) == (2, 2, None)
+    with Store.of_file(outbox.ledger.path, Access.READ).transaction() as here:
+        assert here.execute(text("SELECT count(*) FROM statements")).scalar_one() == 0
 
 
 def test_a_kill_between_the_two_commits_ships_nothing_twice(
