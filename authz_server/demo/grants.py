@@ -87,9 +87,9 @@ class Wallet:
                 return self._chain(grant)
 
     def _chain(self, grant: Grant) -> dict[str, str]:
-        root = self._mesh.issuer.issue_root(
-            subject=grant.subject,
-            actor=self._mesh.plan.spiffe_id(grant.agent),
+        root = self._mesh.exchange(
+            grant.agent,
+            grant.subject,
             scope=grant.scope,
             purpose=grant.purpose,
             hops=len(grant.links),

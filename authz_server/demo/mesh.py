@@ -8,11 +8,15 @@ Nothing here decides anything; it is the plumbing that an operator's platform wo
 """
 
 import http.client
+import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import Svid
@@ -26,12 +30,22 @@ from authz_server.demo.processes import ChildProcess, ProcessGroup
 from authz_server.demo.services.journal import Visit, read_journal
 from authz_server.demo.spire_identity import SpireIdentity
 from authz_server.demo.spire_programs import SpirePrograms
+from authz_server.demo.token_exchange import (
+    GRANT_TYPE,
+    ID_TOKEN,
+    TXN_TOKEN,
+    SignIn,
+    TokenExchange,
+    ask,
+    serving,
+)
 from authz_server.envoy_config.binary import envoy_binary
 from authz_server.envoy_config.bootstrap import render_bootstrap
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 _FIRST_PORT = 10_443
+_STS_PATH = "/service/sts"
 # Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
 _PDP_TIMEOUT_S = 2.0
 _PROBE_TIMEOUT_S = 2.0
@@ -49,6 +63,12 @@ class Mesh:
         self.issuer = DevelopmentIssuer.create(
             issuer=f"https://sts.{plan.trust_domain}", trust_domain=plan.trust_domain
         )
+        self._sign_in = SignIn(
+            issuer=f"https://login.{plan.trust_domain}",
+            audience=self.issuer.issuer,
+            key=ec.generate_private_key(ec.SECP256R1()),
+        )
+        self._sts = ""
         self._processes = processes
         self._pdp: ChildProcess | None = None
 
@@ -85,11 +105,31 @@ class Mesh:
             for wait in started:
                 wait()
             mesh.await_pdp()
-            yield mesh
+            with mesh._serving_sts():
+                yield mesh
 
     def svid(self, workload: str) -> Svid:
         """Return the SVID of the workload at path `workload`, issued and written at first use."""
         return self._identity.svid(workload)
+
+    def exchange(
+        self, agent: str, subject: str, *, scope: Collection[str], purpose: str | None, hops: int
+    ) -> str:
+        """Return the `Txn-Token` that the agent at path `agent` is given for a person's token.
+
+        Raises `ExchangeRefusedError`.
+        """
+        self.svid(agent)
+        details = {"dlg": hops} | ({"purpose": purpose} if purpose else {})
+        form = {
+            "grant_type": GRANT_TYPE,
+            "subject_token": self._sign_in.person_token(subject, now=int(time.time())),
+            "subject_token_type": ID_TOKEN,
+            "requested_token_type": TXN_TOKEN,
+            "scope": " ".join(scope),
+            "request_details": json.dumps(details),
+        }
+        return ask(self._sts, self.layout.svid(agent), form, service=self.plan.spiffe_id(_STS_PATH))
 
     def agent(self, workload: str) -> AgentRuntime:
         """Return the means of acting as the workload at path `workload`, registered or not."""
@@ -131,6 +171,15 @@ class Mesh:
         """Return status and body of a page of the PDP's HTTP port; status 0 if nobody answers."""
         host = self.layout.loopback
         return _page(http.client.HTTPConnection(host, HTTP_PORT, timeout=_PROBE_TIMEOUT_S), path)
+
+    @contextmanager
+    def _serving_sts(self) -> Iterator[None]:
+        self.svid(_STS_PATH)
+        exchange = TokenExchange(issuer=self.issuer, sign_in=self._sign_in)
+        svid = self.layout.svid(_STS_PATH)
+        with serving(exchange, self.layout.loopback, svid, lambda: int(time.time())) as url:
+            self._sts = url
+            yield
 
     # --- parts ---------------------------------------------------------------------------------
 
