@@ -33,6 +33,9 @@ from authz_server.identity.workload_messages import (
 
 # An agent on the same machine: a second apart costs nothing, and one that comes back is noticed.
 _LONGEST_WAIT_S: Final = 2.0
+# SPIRE's agent refuses everyone for a moment while it renews what a tainted authority has signed.
+# To believe the first refusal would deny every request whenever a key is replaced in good order.
+REFUSAL_GRACE: Final = timedelta(seconds=5)
 _STOP_TIMEOUT_S: Final = 2.0
 
 
@@ -45,7 +48,7 @@ class _State:
     jwt_keys: JwtKeys = field(default_factory=lambda: MappingProxyType({}))
     lost_since: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
     heard: frozenset[str] = frozenset()  # streams that have answered at least once
-    refused: bool = False  # the agent says that we are nobody
+    refused_since: datetime | None = None  # the agent says that we are nobody
     fault: str = "it has not answered yet"
 
 
@@ -117,12 +120,14 @@ class WorkloadApi:
         return LiveBundles(bundles=MappingProxyType(found), good_until=self._good_until(state))
 
     def _good_until(self, state: _State) -> datetime | None:
-        if state.refused or state.svid is None:
+        if state.svid is None:
             return NEVER
         # An agent that hangs keeps its streams open and falls silent: our SVID would have been
         # renewed before its end. So even in contact nothing serves for ever.
         since = min((*state.lost_since.values(), state.svid.not_after))
-        return since + self._max_age
+        if state.refused_since is None:
+            return since + self._max_age
+        return min(since + self._max_age, state.refused_since + REFUSAL_GRACE)
 
     # --- the streams ---------------------------------------------------------------------------
 
@@ -174,7 +179,8 @@ class WorkloadApi:
     def _refused(self) -> None:
         # SECURITY: Workload API §5.2.1: what was handed out before must not be used any more.
         with self._lock:
-            self._state = replace(self._state, refused=True)
+            since = self._state.refused_since or self._clock()
+            self._state = replace(self._state, refused_since=since)
 
     def _lost(self, stream: "_Stream", fault: str) -> None:
         with self._lock:
@@ -201,7 +207,7 @@ class _Stream:
 
 def _read_x509(response: Any, report: Report) -> _Change:
     svid, found = own_svid(response, report), authorities(response, report)
-    return lambda state: replace(state, svid=svid, authorities=found, refused=False)
+    return lambda state: replace(state, svid=svid, authorities=found, refused_since=None)
 
 
 def _read_jwt(response: Any, report: Report) -> _Change:

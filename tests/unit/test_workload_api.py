@@ -22,7 +22,7 @@ from spiffe._proto import workload_pb2, workload_pb2_grpc
 from authz_server.core.spiffe import TrustDomain
 from authz_server.demo.authority import TrustDomainAuthority
 from authz_server.identity.live_bundles import NEVER
-from authz_server.identity.workload_api import WorkloadApi
+from authz_server.identity.workload_api import REFUSAL_GRACE, WorkloadApi
 from tests.e2e.waiting import until
 
 DOMAIN, PARTNER = TrustDomain.parse("prod.example.org"), TrustDomain.parse("partner.example")
@@ -244,12 +244,16 @@ def test_a_stream_that_ends_is_opened_again(agent: _Agent, watch: _Watch, end: o
     assert watch.api.bundles.good_until == watch.api.svid.not_after + timedelta(seconds=60)
 
 
-def test_a_refusal_takes_everything_back_at_once(agent: _Agent, watch: _Watch) -> None:
+def test_a_refusal_takes_everything_back_within_seconds(agent: _Agent, watch: _Watch) -> None:
     _begin(agent, watch)
-    agent.x509.put(grpc.StatusCode.PERMISSION_DENIED)
-    until(lambda: watch.api.bundles.good_until == NEVER, "the refusal")
+    for _ in range(2):
+        agent.x509.put(grpc.StatusCode.PERMISSION_DENIED)
+    soon = NOW + REFUSAL_GRACE
+    until(lambda: agent.streams == 3, "a second refusal")
+    assert watch.api.bundles.good_until == soon, "counted from the first"
     agent.x509.put(_x509())
-    until(lambda: watch.api.bundles.good_until != NEVER, "the pardon")
+    until(lambda: watch.api.bundles.good_until != soon, "the pardon")
+    assert watch.api.fault == ""
 
 
 def test_an_agent_without_jwt_svids_is_enough(agent: _Agent, watch: _Watch) -> None:
