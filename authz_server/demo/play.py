@@ -27,6 +27,7 @@ from authz_server.demo.steps import (
     Expected,
     HandOver,
     KillPdp,
+    Revoke,
     StartPdp,
     Step,
 )
@@ -101,6 +102,8 @@ class Performance:
                 yield self._answer(step)
             case EditPolicy():
                 yield self._edit(step)
+            case Revoke():
+                yield self._revoke(step)
             case KillPdp():
                 self._mesh.kill_pdp()
                 yield _done(step.title, "operator", "kill -9 the PDP")
@@ -145,17 +148,7 @@ class Performance:
         ticket = self._tickets.get(step.to)
         if ticket is None:
             raise StoryError(f"step `{step.to}` gave no approval to answer")
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "authz_server", "approvals", "approve", ticket),
-                *("--config", self._mesh.layout.configuration, "--as", step.person),
-            ],
-            capture_output=True,
-            text=True,
-            env=child_environment(),
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        done = self._command("approvals", "approve", ticket, "--as", step.person)
         if done.returncode not in _ANSWERS:
             raise StoryError(f"`approvals approve` failed: {done.stderr or done.stdout}")
         return Result(
@@ -165,6 +158,36 @@ class Performance:
             expected="accepted" if step.accepted else "refused",
             actual=_ANSWERS[done.returncode],
             detail=done.stderr.strip() or None,
+        )
+
+    def _revoke(self, step: Revoke) -> Result:
+        """Pull the kill switch as a person would, and wait until the PDP says that it knows."""
+        spiffe_id = str(self._mesh.plan.spiffe_id(step.workload))
+        done = self._command(
+            "revocations", step.action, "--spiffe-id", spiffe_id, "--output", "json"
+        )
+        if done.returncode != 0:
+            raise StoryError(f"`revocations {step.action}` failed: {done.stderr or done.stdout}")
+        wanted = json.loads(done.stdout.splitlines()[0])["revision"]
+        deadline = time.monotonic() + _RELOAD_TIMEOUT_S
+        while self._readiness()["revocations"]["revision"] != wanted:
+            if time.monotonic() > deadline:
+                raise StoryError("the PDP did not take up the revocation")
+            time.sleep(_POLL_S)
+        return _done(step.title, "operator", f"revocations {step.action} --spiffe-id")
+
+    def _command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command line on the PDP's configuration."""
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "authz_server", *arguments),
+                *("--config", self._mesh.layout.configuration),
+            ],
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            timeout=_COMMAND_TIMEOUT_S,
+            check=False,
         )
 
     def _edit(self, step: EditPolicy) -> Result:

@@ -65,6 +65,15 @@ class EditPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revoke:
+    """The workload at path `workload` is revoked with the command line, or (`remove`) no more."""
+
+    title: str
+    workload: str
+    action: Literal["add", "remove"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KillPdp:
     """The PDP is killed, as by a crash."""
 
@@ -78,4 +87,4 @@ class StartPdp:
     title: str
 
 
-Step = Ask | HandOver | Answer | EditPolicy | KillPdp | StartPdp
+Step = Ask | HandOver | Answer | EditPolicy | Revoke | KillPdp | StartPdp

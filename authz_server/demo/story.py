@@ -22,6 +22,7 @@ from authz_server.demo.steps import (
     Expected,
     HandOver,
     KillPdp,
+    Revoke,
     StartPdp,
     Step,
 )
@@ -241,6 +242,17 @@ STORY: Final[Mapping[str, tuple[Step, ...]]] = MappingProxyType(
                 grant=_RESEARCH_GRANT,
                 expect=_ALLOWED,
             ),
+        ),
+        "An agent is taken out of service": (
+            Revoke(title="an operator pulls the kill switch", workload=RESEARCH, action="add"),
+            Ask(
+                title="its next request is denied, whatever it presents",
+                actor=RESEARCH,
+                call=_INVOICES,
+                grant=_RESEARCH_GRANT,
+                expect=_denied(Reason.REVOKED),
+            ),
+            Revoke(title="it is given back", workload=RESEARCH, action="remove"),
         ),
         "The PDP dies": (
             KillPdp(title="kill -9"),
