@@ -83,7 +83,7 @@ def test_without_a_ledger_there_is_no_api(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_unsafe_configuration_is_refused(
-    tmp_path: Path, sections: dict[str, object], complaint: str
+    tmp_path: Path, sections: dict[str, Any], complaint: str
 ) -> None:
     site = PdpSite.create(tmp_path, **sections)
     with pytest.raises(ConfigurationError, match=complaint):
