@@ -3,7 +3,7 @@
 A role test walks from the member upwards over the rows that apply: those of the name itself, those
 whose member is a pattern that the name matches, in the domain and the domain patterns that match
 it, at the given time. Nothing is kept between two decisions. A walk over more than
-`ROLE_WALK_MAX` names fails, and so denies.
+`ROLE_WALK_MAX` names, or one that tries patterns more than `ROLE_TRIES_MAX` times, fails and denies.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from authz_server.core.errors import InvalidValueError
 from authz_server.policy.functions import compile_constants, is_literal, role_function, time_test
-from authz_server.policy.limits import ROLE_PATTERNS_MAX, ROLE_WALK_MAX
+from authz_server.policy.limits import ROLE_PATTERNS_MAX, ROLE_TRIES_MAX, ROLE_WALK_MAX
 from authz_server.policy.model import RoleDefinition, RoleMatching
 from authz_server.policy.patterns import TextTest
 from authz_server.policy.roles import checked_texts
@@ -102,8 +102,10 @@ class RoleWalk:
     def _reaches(self, member: str, role: str, domains: Sequence[_Domain], now: int) -> bool:
         seen = {member}
         waiting = [member]
+        tries, tries_each = 0, sum(len(domain.patterns) for domain in domains)
         while waiting:
             name = waiting.pop()
+            tries += tries_each
             for domain in domains:
                 for above, holds in domain.above(name):
                     if above in seen or not (holds is None or holds(now)):
@@ -112,7 +114,7 @@ class RoleWalk:
                         return True
                     seen.add(above)
                     waiting.append(above)
-            if len(seen) > ROLE_WALK_MAX:
+            if len(seen) > ROLE_WALK_MAX or tries > ROLE_TRIES_MAX:
                 raise EvaluationError("a role test went over too many names")
         return False
 

@@ -197,3 +197,11 @@ def test_a_walk_that_is_too_long_denies() -> None:
     request = attributes(sub={"id": "n0"})
     assert loaded.evaluate(request).reason == "POLICY_ERROR"
     assert loaded.evaluate(attributes(sub={"id": "else"})).reason == "NO_MATCHING_RULE"
+
+
+def test_a_walk_that_tries_too_many_patterns_denies() -> None:
+    links = [f"g, x{number}*, other" for number in range(150)]
+    links += [f"g, n{number}, n{number + 1}" for number in range(20)]
+    loaded = bundle(PATTERNS, "\n".join(["p, r1, admin, allow", *links]), bundle_yaml=MATCHING)
+    assert loaded.evaluate(attributes(sub={"id": "n0"})).reason == "POLICY_ERROR"
+    assert loaded.evaluate(attributes(sub={"id": "x1"})).reason == "NO_MATCHING_RULE"
