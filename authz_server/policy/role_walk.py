@@ -3,7 +3,7 @@
 A role test walks from the member upwards over the rows that apply: those of the name itself, those
 whose member is a pattern that the name matches, in the domain and the domain patterns that match
 it, at the given time. Nothing is kept between two decisions. A walk over more than
-`ROLE_WALK_MAX` names, or one that tries patterns more than `ROLE_TRIES_MAX` times, fails and denies.
+`ROLE_WALK_MAX` names, or more than `ROLE_TRIES_MAX` tries of a pattern, fails and so denies.
 """
 
 from collections.abc import Callable, Iterator, Sequence
