@@ -127,6 +127,7 @@ def test_a_database_that_hangs_is_cut_off_and_live_trust_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(row_table, "_ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setitem(row_table._CONNECTION, "connect_timeout", 2)
     observed = Observed(settings, database.environ)
     observed.reloader.refresh()
     good = observed.snapshot
