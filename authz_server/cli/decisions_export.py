@@ -1,5 +1,6 @@
 """`authz-server decisions export`: records for other tools, one JSON object a line."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,13 +83,18 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
         return
     unfinished = path.with_name(path.name + ".part")
     try:
-        with unfinished.open("w", encoding="ascii") as file:
+        # SECURITY: it names people and what was done for them; its owner decides who reads it.
+        with open(unfinished, "w", encoding="ascii", opener=_owner_only) as file:
             yield file
         unfinished.replace(path)
     except OSError as error:
         raise AuthzError(f"cannot write `{path}`: {error.strerror or error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

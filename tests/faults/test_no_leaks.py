@@ -120,6 +120,8 @@ def test_no_output_holds_a_planted_value(tmp_path: Path) -> None:
             inbox.wait_for(1)
             collector.wait_for_logs(7)
             answers += server.get("/metrics")[1] + server.get("/readyz")[1]
+            server.wait_until(lambda: server.metric("authz_webhooks_sent_total") == 1)
+            assert server.metric("authz_telemetry_dropped_total") == 0
             approval = json.loads(inbox.got[0][1])["data"]["id"]
             answers += server.get(f"/v1/approvals/{approval}/status")[1]
         shown = _commands(site, approval)

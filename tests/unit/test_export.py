@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from authz_server.cli import main
+from authz_server.cli import decisions, main
 from authz_server.core.decision import (
     ActionRecord,
     ApprovalRecord,
@@ -237,6 +238,7 @@ def test_filters_and_writes_a_file_whole(url: str, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert [json.loads(line)["decision_id"] for line in target.read_text().splitlines()] == ["two"]
     assert "exported 1 records" in result.stderr
+    assert target.stat().st_mode & 0o777 == 0o600, "it names people"
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -279,3 +281,25 @@ def test_following_yields_each_new_record_once(url: str, monkeypatch: pytest.Mon
         "denied",
         *(f"late-{n}" for n in range(2, 7)),
     ]
+
+
+def test_list_follow_prints_what_comes_until_it_is_interrupted(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.open(url, approval_ttl_s=TTL_S)
+    batches = iter([[record(replace(allow(), detail="x\x1b[2J"), "new-1")], [record(deny())], None])
+
+    def pause(_seconds: float) -> None:
+        batch = next(batches)
+        if batch is None:
+            raise KeyboardInterrupt
+        ledger.commit(batch)
+
+    monkeypatch.setattr(decisions, "follow", partial(follow, pause=pause))
+    arguments = ["decisions", "list", "--follow", "--verdict", "allow", "--ledger", url]
+    result = CliRunner().invoke(main.group, arguments)
+    ledger.close()
+    assert result.exit_code == main.EXIT_INTERRUPTED
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("new-1")
+    assert line.isprintable()
