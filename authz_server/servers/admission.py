@@ -73,6 +73,8 @@ class Admission:
             raise NotAdmittedError("the client's SVID has ended")
         if not any(pattern.matches(proof.client) for pattern in self._allowed):
             raise NotAdmittedError(f"`{proof.client}` is not among `tls.allowed_clients`")
+        if str(proof.client) in snapshot.revocations.spiffe_id:
+            raise NotAdmittedError(f"`{proof.client}` is revoked")
         return proof.client
 
 

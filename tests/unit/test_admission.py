@@ -1,11 +1,13 @@
 """Who may call the listener: proof, allow-list, age; and what a change of the bundles changes."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authz_server.agent.svid import Svid
+from authz_server.core.snapshot import Revocations
 from authz_server.core.spiffe import SpiffeIdPattern
 from authz_server.demo.authority import LeafProfile, TrustDomainAuthority
 from authz_server.servers.admission import Admission, NotAdmittedError
@@ -98,3 +100,11 @@ def test_an_svid_may_end_while_its_connection_lasts_but_no_longer(admission: Adm
     admission.check(peer, serving, NOW + timedelta(seconds=10 + AGE_S))
     with pytest.raises(NotAdmittedError, match="has ended"):
         admission.check(peer, serving, NOW + timedelta(seconds=10 + 2 * AGE_S))
+
+
+def test_a_revoked_envoy_is_refused_on_the_connection_it_has(admission: Admission) -> None:
+    peer, serving = _peer(OURS.issue_svid(ENVOY)), snapshot(OURS.bundle)
+    admission.check(peer, serving, NOW)
+    revoked = replace(serving, revocations=Revocations(spiffe_id=frozenset({ENVOY})))
+    with pytest.raises(NotAdmittedError, match="is revoked"):
+        admission.check(peer, revoked, NOW)
