@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    delete,
     func,
     insert,
     literal,
@@ -42,6 +43,8 @@ from authz_server.ledger.schema import approvals
 RETRY_FIRST: Final = timedelta(seconds=10)
 RETRY_LAST: Final = timedelta(minutes=5)
 _DOUBLINGS_MAX: Final = 6
+# INVARIANT: longer than any question stands open (a week), or it would be told again.
+_KEPT: Final = timedelta(days=30)
 
 METADATA: Final = MetaData()
 
@@ -114,9 +117,14 @@ class Notifications:
             return connection.execute(waiting).first() is None
 
     def enqueue(self, targets: Sequence[str], now: datetime) -> int:
-        """Make a row for each open question and target that has none; return how many."""
+        """Make a row for each open question and target that has none; return how many.
+
+        Rows that nobody can need any more are removed on the way.
+        """
         made = 0
         with converted("queue notifications"), self._store.transaction() as connection:
+            past = notifications.c.next_at_us < unix_us(now - _KEPT)
+            connection.execute(delete(notifications).where(past))
             for target in targets:
                 here = and_(
                     notifications.c.approval_id == approvals.c.id,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from authz_server.agent.signing import sign
 from authz_server.core.errors import ConfigurationError
 from authz_server.core.jose import ALGORITHMS
+from authz_server.core.spiffe import SpiffeId
 from authz_server.settings import load_settings
 from tests.pdp_site import PdpSite
 from tests.server_process import running
@@ -59,6 +61,32 @@ def test_the_whole_way_of_an_approval(tmp_path: Path) -> None:
         assert json.loads(server.get(f"{path}/status")[1])["status"] == "consumed"
         assert server.reason(site.check_request("/ask/a")) == "ESCALATED_BY_RULE"
         assert server.get("/v1/openapi.json")[0] == 200
+
+
+def test_the_port_speaks_tls_to_probes_and_asks_for_no_certificate(tmp_path: Path) -> None:
+    site = PdpSite.create(
+        tmp_path,
+        listen={"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "http_tls": True},
+        tls={
+            "mode": "files",
+            "certificate": "server.pem",
+            "private_key": "server.key",
+            "allowed_clients": ["spiffe://site.example.org/envoy/*"],
+        },
+    )
+    own = site.authority.issue_svid(SpiffeId.parse("spiffe://site.example.org/authz"))
+    (tmp_path / "server.pem").write_bytes(own.cert_chain_pem)
+    (tmp_path / "server.key").write_bytes(own.key_pem)
+    context = ssl.create_default_context(cadata=site.authority.bundle_pem.decode())
+    context.check_hostname = False  # an SVID has no DNS name
+    with running(site) as server:
+        for path, expected in (("/healthz", 200), ("/readyz", 200), ("/v1/approvals", 401)):
+            probe = http.client.HTTPSConnection(server.http, timeout=20, context=context)
+            probe.request("GET", path)
+            assert probe.getresponse().status == expected
+            probe.close()
+        with pytest.raises((http.client.HTTPException, OSError)):
+            server.get("/healthz")
 
 
 def test_without_a_ledger_there_is_no_api(tmp_path: Path) -> None:

@@ -210,3 +210,15 @@ def test_attempts_are_spread_and_bounded() -> None:
     assert waits[0] == notifications.RETRY_FIRST
     assert waits == sorted(waits)
     assert waits[-1] == notifications.RETRY_LAST
+
+
+def test_old_rows_are_removed_and_nothing_is_told_again(site: Site) -> None:
+    approval_id = ask(site)
+    with listening() as inbox, site.sending(inbox.url):
+        wait_until_taken(site, approval_id, inbox.url)
+    target = Receiver(url=inbox.url, secret_file=site.secret).target
+    queue = Notifications.open(site.url)
+    assert queue.enqueue((target,), datetime.now(UTC)) == 0
+    assert queue.is_idle((target,), datetime.now(UTC))
+    assert queue.enqueue((target,), datetime.now(UTC) + timedelta(days=40)) == 0, "it is closed"
+    assert queue.delivered_at(approval_id, target) is None
