@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from spiffe import X509Source
 from spiffe._proto import workload_pb2, workload_pb2_grpc
 
 from authz_server.core.spiffe import TrustDomain
@@ -170,11 +171,20 @@ def test_a_message_is_the_whole_state(agent: _Agent, watch: _Watch) -> None:
     assert watch.authorities() == 1
 
 
+def test_the_source_of_py_spiffe_ends_there_for_good(agent: _Agent, socket: Path) -> None:
+    """What the next test would be without our own reading of the messages."""
+    agent.x509.put(_x509(partner=_der(THEIRS)))
+    source = X509Source(socket_path=f"unix://{socket}", timeout_in_seconds=30)
+    agent.x509.put(_x509(partner=b""))
+    agent.x509.put(_x509())
+    until(source.is_closed, "the end")
+    assert agent.streams == 1, "it never comes back"
+
+
 @pytest.mark.parametrize("broken", [b"", b"\x30\x82", b"not der", _der(THEIRS) + b"\0"])
 def test_a_bundle_that_is_empty_or_broken_proves_nothing_and_spares_the_rest(
     agent: _Agent, watch: _Watch, broken: bytes
 ) -> None:
-    """py-spiffe's own stream would have ended here, with the old bundle in everyone's hands."""
     _begin(agent, watch)
     agent.x509.put(_x509(partner=broken))
     until(lambda: watch.authorities(PARTNER) == 0, "the empty bundle")
