@@ -18,6 +18,7 @@ from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.ledger.pseudonym import Pseudonyms
 from authz_server.ledger.record import Record, resource_text, unix_us
 from authz_server.servers.event_log import EventLog
+from authz_server.servers.telemetry import QUEUE_RECORDS_MAX
 
 if TYPE_CHECKING:
     from opentelemetry._logs import SeverityNumber
@@ -62,6 +63,7 @@ class OtlpExporter:
             BatchLogRecordProcessor(
                 OTLPLogExporter(endpoint=f"{base}/v1/logs", timeout=_TIMEOUT_S),
                 schedule_delay_millis=_LOG_DELAY_MS,
+                max_queue_size=QUEUE_RECORDS_MAX,
             )
         )
         self._logger = self._logs.get_logger(SCOPE, __version__)
