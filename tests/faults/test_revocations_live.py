@@ -5,14 +5,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from authz_server.cli.main import group
+from authz_server.core.revocation import RevocationKind
+from authz_server.ledger.identity_usage import IdentityUsage
 from authz_server.ledger.migrate import migrate
+from authz_server.ledger.revocations import Handle, RevocationStore
 from tests.pdp_site import ASSISTANT, RESEARCH, SUBJECT, PdpSite
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server_process import ServerProcess, running
@@ -199,3 +204,22 @@ def test_without_its_ledger_a_server_starts_and_denies(
         wait_until(lambda: server.reason(site.check_request("/open/a")) == "OK")
     finally:
         server.end()
+
+
+@pytest.mark.xdist_group("postgres")
+def test_a_shared_ledger_is_asked_for_identities_and_changed_by_many(
+    postgres: PostgresServer,
+) -> None:
+    url = postgres.create(f"revocations_{secrets.token_hex(4)}")
+    migrate(url)
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    usage = IdentityUsage.open(url)
+    assert (usage.by_id(long_ago), usage.acted_for(long_ago)) == ({}, [])
+    assert list(usage.alone_for(long_ago)) == []
+
+    def add(number: int) -> int:
+        handle = Handle.parse(RevocationKind.JTI, f"j{number}")
+        return RevocationStore.open(url).add(handle, by="bob", now=datetime.now(UTC))[1]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(add, range(40))) == list(range(1, 41))

@@ -244,3 +244,16 @@ def test_a_server_without_a_ledger_hears_of_no_revocation(tmp_path: Path) -> Non
     site = PdpSite.create(tmp_path / "site", ledger={"mode": "off"})
     out = run("add", "--config", str(site.configuration), "--jti", "a", code=2)
     assert "no server reads revocations" in out
+
+
+def test_changes_at_the_same_time_have_numbers_of_their_own(url: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def add(number: int) -> int:
+        return RevocationStore.open(url).add(handle("jti", f"j{number}"), by="bob", now=NOW)[1]
+
+    with ThreadPoolExecutor(8) as pool:
+        revisions = list(pool.map(add, range(40)))
+    assert sorted(revisions) == list(range(1, 41))
+    found, revision = RevocationStore.open(url).list(now=NOW)
+    assert (len(found), revision) == (40, 40)
