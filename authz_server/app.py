@@ -263,7 +263,9 @@ class PolicyServer:
                 "/readyz": self._readiness.page,
                 "/metrics": self._metrics.page,
             },
-            api=approvals_api(self._settings, snapshots=self._holder, clock=self._clock),
+            api=approvals_api(
+                self._settings, snapshots=self._holder, clock=self._clock, log=self._log
+            ),
             tls=admin_tls(self._settings, svid=self._identity.svid, snapshots=self._holder),
         )
         parts.callback(admin.close)

@@ -16,7 +16,7 @@ from authz_server.core.spiffe import TrustDomain
 from authz_server.identity.own_svid import OwnSvid, SvidSource
 from authz_server.servers.check_service import SnapshotSource
 
-_MINIMUM: Final = ssl.TLSVersion.TLSv1_2
+_MINIMUM: Final = ssl.TLSVersion.TLSv1_3  # every client in use has it; no sessions by id in it
 
 _Material = tuple[OwnSvid, str]
 

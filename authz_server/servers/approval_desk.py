@@ -8,6 +8,7 @@ from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.spiffe import TrustDomain
 from authz_server.identity.own_svid import SvidSource
 from authz_server.ledger.approvals import Approvals
+from authz_server.ledger.printable import printable
 from authz_server.servers.admin_http import TlsSource
 from authz_server.servers.admin_tls import AdminTls
 from authz_server.servers.approvals_http import ApprovalsApi
@@ -23,7 +24,7 @@ _FAILING: Final = "approval_webhook_failing"
 
 
 def approvals_api(
-    settings: Settings, *, snapshots: SnapshotSource, clock: Clock
+    settings: Settings, *, snapshots: SnapshotSource, clock: Clock, log: EventLog
 ) -> ApprovalsApi | None:
     """Return the HTTP API; None without a ledger. Raises `ConfigurationError`, `LedgerError`."""
     if settings.ledger.mode == "off":
@@ -45,6 +46,12 @@ def approvals_api(
         proof=ApproverProof(issuers, snapshots),
         clock=clock,
         document=openapi_document(),
+        answered=lambda request, approver: log.info(
+            "approval_answered",
+            approval=request.id,
+            status=request.status.value,
+            approver=printable(approver),
+        ),
     )
 
 

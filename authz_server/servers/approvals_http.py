@@ -41,6 +41,10 @@ _JSON_DEPTH_MAX: Final = 4
 _CHALLENGE: Final = 'Bearer realm="approvals"'
 
 
+# (the request after the answer, who gave it): called from the thread of the connection.
+AnswerObserver = Callable[[ApprovalRequest, str], None]
+
+
 class _Problem(Exception):
     """An RFC 9457 answer: ends the handling of a request."""
 
@@ -116,9 +120,11 @@ class ApprovalsApi:
         proof: ApproverProof,
         clock: Clock,
         document: Mapping[str, object],
+        answered: AnswerObserver = lambda _request, _approver: None,
     ) -> None:
-        """`document` is the OpenAPI description to serve."""
+        """`document` is the OpenAPI description to serve; `answered` is told of each answer."""
         self._approvals = approvals
+        self._answered = answered
         self._proof = proof
         self._clock = clock
         self._document = document
@@ -200,6 +206,7 @@ class ApprovalsApi:
         if _members(call.request):
             raise _Problem(HTTPStatus.BAD_REQUEST, "body", "an approval has no members")
         answered = self._approvals.approve(call.approval_id, approver=approver, now=call.now)
+        self._answered(answered, approver)
         return _approval_page(answered)
 
     def _reject(self, call: _Call) -> Page:
@@ -207,6 +214,7 @@ class ApprovalsApi:
         answered = self._approvals.reject(
             call.approval_id, approver=approver, reason=reason, now=call.now
         )
+        self._answered(answered, approver)
         return _approval_page(answered)
 
     def _status(self, call: _Call) -> Page:

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from authz_server.core import jose
 from authz_server.core.approver_token import ApproverIssuer, ProvedApprover, verify_approver_token
 from authz_server.core.callers import CallerPolicy, prove_caller
@@ -130,6 +132,9 @@ def _check_token(proved: ProvedApprover, snapshot: Snapshot) -> None:
 def _by_certificate(request: ApiRequest, snapshot: Snapshot, now: datetime) -> str:
     """Return the SPIFFE ID of the client, or of whom a trusted proxy vouches for."""
     assert request.client_certificate is not None
+    # SECURITY: TLS looked at the time when the connection was made, which may be a while ago.
+    if now >= x509.load_der_x509_certificate(request.client_certificate).not_valid_after_utc:
+        raise RequestFault(Reason.EXPIRED, "the client's certificate has expired")
     pem = ssl.DER_cert_to_PEM_cert(request.client_certificate)
     described = AccessRequest(
         peer_certificate=urllib.parse.quote(pem, safe=_PEM_SAFE),

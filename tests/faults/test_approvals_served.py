@@ -61,6 +61,8 @@ def test_the_whole_way_of_an_approval(tmp_path: Path) -> None:
         assert json.loads(server.get(f"{path}/status")[1])["status"] == "consumed"
         assert server.reason(site.check_request("/ask/a")) == "ESCALATED_BY_RULE"
         assert server.get("/v1/openapi.json")[0] == 200
+        (event,) = (one for one in server.events if one["event"] == "approval_answered")
+        assert (event["approval"], event["approver"]) == (ticket["id"], BOB)
 
 
 def test_the_port_speaks_tls_to_probes_and_asks_for_no_certificate(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.identities import Inventory
 from authz_server.core.jose import ALGORITHMS
+from authz_server.core.request import Headers
 from authz_server.core.snapshot import Revocations, Snapshot
 from authz_server.core.spiffe import SpiffeId, SpiffeIdPattern, TrustDomain
 from authz_server.core.trust import TrustMaterial
@@ -29,11 +30,11 @@ from authz_server.demo.authority import TrustDomainAuthority
 from authz_server.identity.own_svid import OwnSvid
 from authz_server.ledger.approvals import Approvals
 from authz_server.ledger.store import Ledger
-from authz_server.servers.admin_http import AdminServer
+from authz_server.servers.admin_http import AdminServer, ApiRequest
 from authz_server.servers.admin_tls import AdminTls
 from authz_server.servers.approvals_http import OPERATIONS, ApprovalsApi
 from authz_server.servers.approvals_openapi import openapi_document
-from authz_server.servers.approver import ApproverProof, IssuerFile
+from authz_server.servers.approver import ApproverProof, IssuerFile, NotProvedError
 from tests.ledger_samples import ALICE, BOB, RESEARCHER, TTL_S, chain, escalation, record
 
 DOMAIN = TrustDomain.parse("prod.example.org")
@@ -42,6 +43,7 @@ PROXY = "spiffe://prod.example.org/proxy/edge"
 ISSUER = "https://login.example.org"
 CLIENT = "authz-approvals"
 CAROL = "carol@example.org"
+_END = "-----END CERTIFICATE-----\n"
 PAGE = Path(__file__).parents[2] / "docs" / "openapi" / "approvals.yaml"
 
 
@@ -442,6 +444,21 @@ def test_a_client_certificate_proves_an_approver(
     desk.revoked(Revocations())
     status, document, _ = desk.post("finance", "approve")
     assert (status, document["approver"]) == (200, PERSON)
+
+
+def test_an_expired_certificate_proves_nobody_on_an_old_connection(
+    authority: TrustDomainAuthority,
+) -> None:
+    svid = authority.issue_svid(SpiffeId.parse(PERSON))
+    der = ssl.PEM_cert_to_DER_cert(svid.cert_chain_pem.decode().partition("-----END")[0] + _END)
+    request = ApiRequest(
+        method="GET", target="/v1/approvals", headers=Headers(fields={}), body=b"",
+        client_certificate=der,
+    )  # fmt: skip
+    proof, now = ApproverProof([], _Snapshots(authority)), datetime.now(UTC)
+    assert proof.prove(request, now) == PERSON
+    with pytest.raises(NotProvedError, match="expired"):
+        proof.prove(request, now + timedelta(hours=2))
 
 
 def test_a_trusted_proxy_vouches_and_no_one_else(
