@@ -209,12 +209,13 @@ def gather(records: Iterable[StoredDecision], *, break_glass_rules: str) -> Evid
 
 
 def _verdict(wanted: str) -> Callable[[Document], bool]:
-    return lambda document: text(document, "verdict") == wanted
+    # What a bundle in shadow mode says happened to nothing.
+    return lambda document: text(document, "verdict") == wanted and not _is_shadowed(document)
 
 
 def _reason(*wanted: Reason) -> Callable[[Document], bool]:
     reasons = frozenset(wanted)
-    return lambda document: text(document, "reason") in reasons
+    return lambda document: text(document, "reason") in reasons and not _is_shadowed(document)
 
 
 def _assurance(wanted: str) -> Callable[[Document], bool]:
@@ -222,7 +223,8 @@ def _assurance(wanted: str) -> Callable[[Document], bool]:
 
 
 def _allowed_without(name: str) -> Callable[[Document], bool]:
-    return lambda document: text(document, "verdict") == "allow" and not document.get(name)
+    allowed = _verdict("allow")
+    return lambda document: allowed(document) and not document.get(name)
 
 
 def _is_shadowed(document: Document) -> bool:

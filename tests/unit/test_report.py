@@ -69,6 +69,7 @@ def evidence() -> Evidence:
     [
         (Measure.DECISIONS, 9),
         (Measure.ALLOWED, 4),
+        (Measure.DENIED, 3),  # and one that was only observed
         (Measure.ESCALATED, 1),
         (Measure.DENIED_BY_DEFAULT, 1),
         (Measure.REVOKED, 1),
