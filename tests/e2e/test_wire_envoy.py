@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from authz_server.agent import Denied, Escalated, typed_refusals
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Decision, PrincipalRecord, TicketRecord, Verdict
-from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.errors import Reason
 from authz_server.core.request import SECURITY_HEADERS, AccessRequest
 from authz_server.core.svid import peer_identity
 from authz_server.envoy_config.enforcement_point import SvidFiles
@@ -126,9 +126,9 @@ def sent(
 
 def refused(scripted: Scripted, listener: str, data: bytes) -> Reason:
     """Send `data` and return why we refuse to read the check."""
-    with pytest.raises(RequestFault) as caught:
-        sent(scripted, listener, data)
-    return caught.value.reason
+    fault = sent(scripted, listener, data)[1].fault
+    assert fault is not None, "read without a fault"
+    return fault.reason
 
 
 # --- what Envoy sends -----------------------------------------------------------------------

@@ -37,7 +37,7 @@ def admission() -> Admission:
 def test_a_configured_envoy_is_admitted(
     admission: Admission, authority: TrustDomainAuthority
 ) -> None:
-    peer, serving = _peer(authority.issue_svid(ENVOY)), snapshot(authority.bundle)
+    peer, serving = _peer(authority.issue_svid(ENVOY, now=NOW)), snapshot(authority.bundle)
     assert str(admission.check(peer, serving, NOW)) == ENVOY
     assert str(admission.check(peer, serving, NOW)) == ENVOY, "from memory"
 
@@ -45,20 +45,23 @@ def test_a_configured_envoy_is_admitted(
 @pytest.mark.parametrize(
     ("svid", "why"),
     [
-        (OURS.issue_svid("/agent/crm"), "is not among"),
-        (OURS.issue_svid("/envoy/crm/deeper"), "is not among"),
-        (OURS.issue_svid("/envoy"), "is not among"),
-        (THEIRS.issue_svid("/envoy/crm"), "is not among"),
+        (OURS.issue_svid("/agent/crm", now=NOW), "is not among"),
+        (OURS.issue_svid("/envoy/crm/deeper", now=NOW), "is not among"),
+        (OURS.issue_svid("/envoy", now=NOW), "is not among"),
+        (THEIRS.issue_svid("/envoy/crm", now=NOW), "is not among"),
         # An authority of the pool, and an id of another domain in the pool.
-        (THEIRS.issue_svid(ENVOY), "no path"),
-        (OURS.issue_svid("spiffe://partner.example/gateway"), "no path"),
-        (TrustDomainAuthority.create("prod.example.org").issue_svid(ENVOY), "no path"),
-        (TrustDomainAuthority.create("other.example").issue_svid("/envoy/x"), "has no bundle"),
-        (OURS.issue_leaf(()), "not proved"),
-        (OURS.issue_leaf((ENVOY, ENVOY)), "not proved"),
-        (OURS.issue_svid(ENVOY + "\n"), "not proved"),
-        (OURS.issue_svid(ENVOY, profile=LeafProfile(is_ca=True)), "not proved"),
-        (OURS.issue_svid(ENVOY, profile=LeafProfile(key_usage=None)), "not proved"),
+        (THEIRS.issue_svid(ENVOY, now=NOW), "no path"),
+        (OURS.issue_svid("spiffe://partner.example/gateway", now=NOW), "no path"),
+        (TrustDomainAuthority.create("prod.example.org").issue_svid(ENVOY, now=NOW), "no path"),
+        (
+            TrustDomainAuthority.create("other.example").issue_svid("/envoy/x", now=NOW),
+            "has no bundle",
+        ),
+        (OURS.issue_leaf((), now=NOW), "not proved"),
+        (OURS.issue_leaf((ENVOY, ENVOY), now=NOW), "not proved"),
+        (OURS.issue_svid(ENVOY + "\n", now=NOW), "not proved"),
+        (OURS.issue_svid(ENVOY, profile=LeafProfile(is_ca=True), now=NOW), "not proved"),
+        (OURS.issue_svid(ENVOY, profile=LeafProfile(key_usage=None), now=NOW), "not proved"),
     ],
 )
 def test_everyone_else_is_not(admission: Admission, svid: Svid, why: str) -> None:
@@ -67,7 +70,7 @@ def test_everyone_else_is_not(admission: Admission, svid: Svid, why: str) -> Non
 
 
 def test_a_client_of_a_federated_domain_may_be_configured(admission: Admission) -> None:
-    peer = _peer(THEIRS.issue_svid("/gateway"))
+    peer = _peer(THEIRS.issue_svid("/gateway", now=NOW))
     admission.check(peer, snapshot(OURS.bundle, THEIRS.bundle), NOW)
     with pytest.raises(NotAdmittedError, match="has no bundle"):
         admission.check(peer, snapshot(OURS.bundle, revision="without them"), NOW)
@@ -82,7 +85,7 @@ def test_no_certificate_is_nobody(admission: Admission, peer: dict[str, list[byt
 
 
 def test_an_authority_that_is_taken_back_ends_open_connections(admission: Admission) -> None:
-    peer = _peer(OURS.issue_svid(ENVOY))
+    peer = _peer(OURS.issue_svid(ENVOY, now=NOW))
     admission.check(peer, snapshot(OURS.bundle), NOW)
     with pytest.raises(NotAdmittedError, match="no path"):
         admission.check(peer, snapshot(NESTED.bundle, revision="rotated"), NOW)
@@ -90,7 +93,7 @@ def test_an_authority_that_is_taken_back_ends_open_connections(admission: Admiss
 
 def test_nothing_is_admitted_before_there_is_trust(admission: Admission) -> None:
     with pytest.raises(NotAdmittedError, match="no trust bundle"):
-        admission.check(_peer(OURS.issue_svid(ENVOY)), None, NOW)
+        admission.check(_peer(OURS.issue_svid(ENVOY, now=NOW)), None, NOW)
 
 
 def test_an_svid_may_end_while_its_connection_lasts_but_no_longer(admission: Admission) -> None:
@@ -103,7 +106,7 @@ def test_an_svid_may_end_while_its_connection_lasts_but_no_longer(admission: Adm
 
 
 def test_a_revoked_envoy_is_refused_on_the_connection_it_has(admission: Admission) -> None:
-    peer, serving = _peer(OURS.issue_svid(ENVOY)), snapshot(OURS.bundle)
+    peer, serving = _peer(OURS.issue_svid(ENVOY, now=NOW)), snapshot(OURS.bundle)
     admission.check(peer, serving, NOW)
     revoked = replace(serving, revocations=Revocations(spiffe_id=frozenset({ENVOY})))
     with pytest.raises(NotAdmittedError, match="is revoked"):
