@@ -15,6 +15,7 @@ settings.register_profile("deep", settings.get_profile("quick"), max_examples=20
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _E2E = Path(__file__).parent / "e2e"
+_PARAMETER_ID_CHARS_MAX = 100
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
         for mesh in {"mesh", "fragile_mesh"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(mesh))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text after its argument: minted keys differ between workers, ids must not."""
+    is_long = isinstance(val, str | bytes) and len(val) > _PARAMETER_ID_CHARS_MAX
+    return argname if is_long else None
