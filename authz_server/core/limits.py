@@ -55,6 +55,9 @@ DENIED_BODY_BYTES_MAX: Final = 8 * 1024  # Envoy: max_denied_response_body_bytes
 DETAIL_CHARS_MAX: Final = 300  # a denial's detail is one sentence
 
 # --- server ----------------------------------------------------------------------------------
+# A check takes milliseconds and Envoy waits 250. One call that meets the change of listeners can be
+# left unanswered by gRPC; it is cut off after this long, and Envoy has denied it before.
+LISTENER_RENEWAL_GRACE_S: Final = 1.0
 DRAIN_TIMEOUT_S: Final = 10.0  # in-flight calls finish within Envoy's own 250 ms; rest is margin
 CONCURRENT_CHECKS_MAX: Final = 4096  # beyond this gRPC answers RESOURCE_EXHAUSTED: Envoy denies
 RECORD_FIELD_CHARS_MAX: Final = 1024  # longer client-controlled strings are cut, digest kept

@@ -75,7 +75,7 @@ class Listener:
         if successor is None:
             return False  # the next time, then; calls on the old connections are denied
         self._authorities = present
-        leaving = asyncio.create_task(self._server.stop(limits.DRAIN_TIMEOUT_S))
+        leaving = asyncio.create_task(self._server.stop(limits.LISTENER_RENEWAL_GRACE_S))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         self._server = successor
