@@ -240,8 +240,11 @@ def load(outbox: Outbox, done: threading.Event) -> tuple[threading.Thread, list[
     return thread, acknowledged
 
 
+@pytest.mark.parametrize(
+    "gone_s", [0.0, pytest.param(60.0, marks=[pytest.mark.deep, pytest.mark.timeout(600)])]
+)
 def test_a_killed_database_loses_nothing_and_doubles_nothing(
-    server: PostgresServer, outbox: Outbox, url: str
+    server: PostgresServer, outbox: Outbox, url: str, gone_s: float
 ) -> None:
     outbox.shipper.start()
     done = threading.Event()
@@ -249,9 +252,11 @@ def test_a_killed_database_loses_nothing_and_doubles_nothing(
     try:
         wait_until(lambda: outbox.backlog.shipped_seq > 50)
         server.kill()
-        more = len(acknowledged) + 200
+        more, until = len(acknowledged) + 200, time.monotonic() + gone_s
         wait_until(lambda: len(acknowledged) > more)
         wait_until(lambda: bool(outbox.ended) and outbox.ended[-1] is not None)
+        while time.monotonic() < until:
+            done.wait(0.1)
         server.start()
     finally:
         done.set()
@@ -261,7 +266,9 @@ def test_a_killed_database_loses_nothing_and_doubles_nothing(
     assert report(url).fault is None
 
 
-@pytest.mark.parametrize("pause_s", [1.0, pytest.param(60.0, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "pause_s", [1.0, pytest.param(60.0, marks=[pytest.mark.deep, pytest.mark.timeout(600)])]
+)
 def test_a_database_that_stands_still_loses_nothing_and_doubles_nothing(
     server: PostgresServer, outbox: Outbox, url: str, pause_s: float
 ) -> None:
