@@ -17,7 +17,7 @@ PYTHON    ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python
 	if $$p $(PYTHON_OK); then echo $$p; break; fi; done)
 
 # loadgroup: the tests that share one Envoy stay in one worker.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -18,13 +18,18 @@ _E2E = Path(__file__).parent / "e2e"
 _PARAMETER_ID_CHARS_MAX = 100
 
 
+@pytest.hookimpl(trylast=True)  # after the shuffle
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in `e2e/`: it needs the real Envoy. What shares a mesh shares a worker."""
+    """Mark what lies in `e2e/`: it needs the real Envoy. What shares a mesh shares a worker.
+
+    What takes minutes by itself goes first, so that no worker starts it when all else is done.
+    """
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
         for mesh in {"mesh", "fragile_mesh"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(mesh))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

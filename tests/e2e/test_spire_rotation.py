@@ -91,6 +91,7 @@ def test_rotation_every_second_fails_no_request() -> None:
     assert len(load.serials) > 5
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [120, pytest.param(600, marks=pytest.mark.deep)])
 def test_rotation_every_five_seconds(seconds: int) -> None:
