@@ -6,12 +6,13 @@ The same class writes a ledger in one SQLite file, and the outbox in front of a 
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -46,6 +47,12 @@ from authz_server.ledger.settlement import ApprovalTerms, settle
 
 _T = TypeVar("_T")
 _Settled = list[Decision]  # `list` means something else inside `Ledger`
+
+# Several servers may create one ledger at once, and turning a file to WAL does not wait for a lock
+# as statements do. Opening is not on the way of a request, so it can.
+_OPEN_WAIT_S: Final = 5.0
+_OPEN_RETRY_S: Final = 0.02
+_LOCKED: Final = "database is locked"  # SQLite's own words for SQLITE_BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +160,16 @@ class Ledger:
         Raises `LedgerError`.
         """
         ledger = cls(path, options)
-        ledger.ping()
-        return ledger
+        until = time.monotonic() + _OPEN_WAIT_S
+        while True:
+            try:
+                ledger.ping()
+            except LedgerError as error:
+                if _LOCKED not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(_OPEN_RETRY_S)
+            else:
+                return ledger
 
     def commit(self, batch: Sequence[Record]) -> list[Decision]:
         """Settle and record `batch` in one transaction; return the final decisions in its order.
