@@ -89,12 +89,22 @@ class CheckService:
             self._broke(describe(error))
             decision_id = new_decision_id(now)
             decision = denial(Reason.INTERNAL_ERROR, "the decision failed", now, NO_REVISION)
-            final = await self._settle(decision, decision_id, started)
+            final = await self._settle_failure(decision, decision_id, started)
             answer = wire.check_response(final, decision_id=decision_id)
         finally:
             self.in_flight -= 1
         self._checked(final, time.perf_counter() - started)
         return answer
+
+    async def _settle_failure(
+        self, decision: Decision, decision_id: str, started: float
+    ) -> Decision:
+        """Settle the denial of a failed decision; a recorder that is broken itself denies too."""
+        try:
+            return await self._settle(decision, decision_id, started)
+        except Exception as error:  # noqa: BLE001
+            self._broke(describe(error))
+            return unrecorded(decision)
 
     async def _settle(self, decision: Decision, decision_id: str, started: float) -> Decision:
         """Return the final decision: the recorded one, or a denial because nothing is recorded."""

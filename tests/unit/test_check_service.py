@@ -192,6 +192,18 @@ def test_no_ledger_can_lift_a_denial(site: PdpSite, snapshot: Snapshot) -> None:
     assert outcome.reason is Reason.INTERNAL_ERROR
 
 
+def test_a_recorder_that_stays_broken_still_ends_in_a_denial(
+    site: PdpSite, snapshot: Snapshot
+) -> None:
+    """Not in an exception through gRPC: the denial of the failure cannot be recorded either."""
+
+    def lift(decision: Decision) -> Decision:
+        return replace(decision, verdict=Verdict.ALLOW, reason=Reason.OK)
+
+    outcome = ask(site.check_request("/elsewhere"), Source(snapshot), Memory(settle=lift))
+    assert outcome.reason is Reason.LEDGER_UNAVAILABLE
+
+
 def test_without_a_ledger_an_escalation_has_no_ticket(site: PdpSite, snapshot: Snapshot) -> None:
     outcome = ask(site.check_request("/ask/1"), Source(snapshot), Unrecorded())
     assert outcome.decision.verdict is Verdict.ESCALATE
