@@ -224,7 +224,7 @@ class Mesh:
             labels=service.labels,
             domains=(service.host,),
             strip_delegation=service.strip_delegation,
-            pdp=self._identity.pdp,
+            pdp=(self._identity.pdp,),
             pdp_timeout_s=_PDP_TIMEOUT_S,
             pdp_tls=self._identity.pdp_tls(service),
             svid=self._identity.envoy_svid(service),

@@ -1,6 +1,5 @@
 """Render a complete Envoy bootstrap for one or more enforcement points."""
 
-import ipaddress
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
 from authz_server.envoy_config import ext_authz, tls
-from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint
+from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint, is_name
 from authz_server.envoy_config.listener import listener_tree, upstream_cluster_name
 from authz_server.envoy_config.tree import Tree, address_tree, typed
 from authz_server.settings.addresses import TcpAddress, UnixAddress
@@ -59,7 +58,7 @@ def bootstrap_tree(
 
 
 def _clusters(point: EnforcementPoint) -> list[Tree]:
-    pdp = _cluster(ext_authz.pdp_cluster_name(point), point.pdp, connect_timeout="0.25s")
+    pdp = _cluster(ext_authz.pdp_cluster_name(point), *point.pdp, connect_timeout="0.25s")
     pdp["typed_extension_protocol_options"] = _http2()
     if point.pdp_tls is not None:
         pdp["transport_socket"] = tls.pdp_socket(point.pdp_tls)
@@ -81,26 +80,18 @@ def _agent_cluster(agent: Path) -> Tree:
     return cluster | {"typed_extension_protocol_options": _http2()}
 
 
-def _cluster(name: str, address: Address, *, connect_timeout: str) -> Tree:
-    resolved = isinstance(address, UnixAddress) or _is_ip(address.host)
-    endpoint = {"endpoint": {"address": _endpoint_address(address)}}
+def _cluster(name: str, *addresses: Address, connect_timeout: str) -> Tree:
+    resolved = not any(is_name(address) for address in addresses)
+    endpoints = [{"endpoint": {"address": _endpoint_address(address)}} for address in addresses]
     return {
         "name": name,
         "type": "STATIC" if resolved else "STRICT_DNS",
         "connect_timeout": connect_timeout,
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [endpoint]}],
+            "endpoints": [{"lb_endpoints": endpoints}],
         },
     }
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _endpoint_address(address: Address) -> Tree:

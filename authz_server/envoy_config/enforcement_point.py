@@ -4,6 +4,7 @@ What is not here is not a choice: TLS version, client certificates, path normali
 closed. `bootstrap.render_bootstrap` writes those the same way for every point.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,17 @@ PDP_TIMEOUT_S = 0.25
 TCP_BUNDLE = "default"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62})")
+
+
+def is_name(address: Address) -> bool:
+    """Tell whether Envoy must resolve `address` before it can connect."""
+    if isinstance(address, UnixAddress):
+        return False
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +86,9 @@ class EnforcementPoint:
     `audience` what a delegation link must name to be used here. `domains` are the only `Host`
     values answered (HTTP protocols; at least one). `strip_delegation` lets the PDP take the
     delegation headers off before the workload sees them. `access_log` None means standard output.
-    `pdp_tls` None means plaintext to the PDP, which then has to be on this machine.
+    `pdp` are the addresses of one PDP or of several equal ones, which share the checks; a host name
+    stands for every address it resolves to. `pdp_tls` None means plaintext to the PDP, which then
+    has to be on this machine.
     """
 
     name: str
@@ -83,7 +97,7 @@ class EnforcementPoint:
     protocol: Protocol
     workload_id: SpiffeId
     bundle: str
-    pdp: Address
+    pdp: tuple[Address, ...]
     svid: SvidFiles | SvidFromAgent
     pdp_tls: PdpTls | None = None
     audience: str | None = None
@@ -100,11 +114,7 @@ class EnforcementPoint:
         # INVARIANT: a point in hand renders to a configuration that is safe to run.
         if not _NAME.fullmatch(self.name):
             raise InvalidValueError(f"name `{self.name}` is not of the form `[a-z0-9][a-z0-9_-]*`")
-        if self.pdp_tls is None and not self.pdp.is_local:
-            # SECURITY: a verdict read over a plaintext network can be forged.
-            raise InvalidValueError(
-                f"PDP address `{self.pdp}` is neither loopback nor a socket, and there is no TLS"
-            )
+        self._check_pdp()
         if len(self.agents) > 1:
             raise InvalidValueError(f"point `{self.name}` takes SVIDs from more than one agent")
         if not 0 < self.pdp_timeout_s <= 10:
@@ -113,6 +123,25 @@ class EnforcementPoint:
             self._check_tcp()
         elif not self.domains or "*" in self.domains:
             raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
+
+    def _check_pdp(self) -> None:
+        if not self.pdp:
+            raise InvalidValueError(f"point `{self.name}` has no PDP to ask")
+        if len(set(self.pdp)) != len(self.pdp):
+            raise InvalidValueError(f"point `{self.name}` has a PDP address that is named twice")
+        for address in self.pdp:
+            if self.pdp_tls is None and not address.is_local:
+                # SECURITY: a verdict read over a plaintext network can be forged.
+                raise InvalidValueError(
+                    f"PDP address `{address}` is neither loopback nor a socket, and there is no TLS"
+                )
+        if any(is_name(address) for address in self.pdp) and any(
+            isinstance(address, UnixAddress) for address in self.pdp
+        ):
+            # Envoy resolves all addresses of a cluster, or none.
+            raise InvalidValueError(
+                f"point `{self.name}` names a PDP by host, which cannot stand beside a socket"
+            )
 
     def _check_tcp(self) -> None:
         if self.domains or self.require_delegation or self.strip_delegation:

@@ -65,7 +65,7 @@ def _point(site: PdpSite, name: str, listen: int, upstream: int, pdp: int) -> En
         protocol=Protocol.HTTP,
         workload_id=_WORKLOAD,
         bundle="default",
-        pdp=TcpAddress("127.0.0.1", pdp),
+        pdp=(TcpAddress("127.0.0.1", pdp),),
         svid=SvidFiles(
             certificate=certificate, private_key=key, trust_bundle=site.directory / "trust.pem"
         ),

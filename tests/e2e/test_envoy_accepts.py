@@ -54,7 +54,7 @@ def test_rendered(protocol: Protocol, strip: bool, svid: SvidFiles, tmp_path: Pa
         domains=() if tcp else ("data.example.org",),
         require_delegation=not tcp,
         strip_delegation=strip and not tcp,
-        pdp=UnixAddress(Path("/run/authz/pdp.sock")),
+        pdp=(UnixAddress(Path("/run/authz/pdp.sock")),),
         svid=svid,
         access_log=tmp_path / "access.jsonl",
     )

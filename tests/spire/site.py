@@ -164,7 +164,7 @@ class Site:
             bundle="default",
             domains=(HOST,),
             require_delegation=False,
-            pdp=TcpAddress(self.host, PDP_PORT),
+            pdp=(TcpAddress(self.host, PDP_PORT),),
             pdp_timeout_s=5.0,  # a busy test machine must not turn a verdict into a timeout
             pdp_tls=PdpTls(
                 spiffe_id=self.plan.envoy_expects,

@@ -33,7 +33,7 @@ DATA = EnforcementPoint(
     bundle="data",
     resource="customer-data",
     domains=("data.example.org",),
-    pdp=UnixAddress(RUN / "pdp.sock"),
+    pdp=(UnixAddress(RUN / "pdp.sock"),),
     svid=SvidFiles(
         certificate=RUN / "svid.pem",
         private_key=RUN / "svid.key",
@@ -158,7 +158,10 @@ def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
     [
         ({"name": "Data"}, "name"),
         ({"name": "data\n"}, "name"),
-        ({"pdp": TcpAddress("10.0.0.7", 9191)}, "neither loopback nor a socket"),
+        ({"pdp": (TcpAddress("10.0.0.7", 9191),)}, "neither loopback nor a socket"),
+        ({"pdp": ()}, "no PDP"),
+        ({"pdp": (TcpAddress("::1", 1),) * 2}, "named twice"),
+        ({"pdp": (UnixAddress(RUN / "a"), TcpAddress("localhost", 1))}, "cannot stand beside"),
         ({"pdp_timeout_s": 0}, "timeout"),
         ({"domains": ()}, "host names"),
         ({"domains": ("*",)}, "host names"),
