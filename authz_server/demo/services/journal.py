@@ -5,6 +5,7 @@ application sees the request.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # SECURITY: a journal is a file, and what grants access is not written to files.
-_SECRET: Final = frozenset({b"authorization", b"txn-token", b"delegation-chain"})
+_SECRET: Final = frozenset({"authorization", "txn-token", "delegation-chain"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +47,27 @@ class Journal:
         await self._app(scope, receive, send)
 
     def _append(self, scope: Scope) -> None:
-        line = {
-            "method": scope["method"],
-            "path": scope["raw_path"].decode("latin-1"),
-            "query": scope["query_string"].decode("latin-1"),
-            "headers": [
-                [name.decode("latin-1"), "" if name in _SECRET else value.decode("latin-1")]
-                for name, value in scope["headers"]
-            ],
-        }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_visit(
+            self._path,
+            scope["method"],
+            scope["raw_path"].decode("latin-1"),
+            scope["query_string"].decode("latin-1"),
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+        )
+
+
+def append_visit(
+    path: Path, method: str, target: str, query: str, headers: Iterable[tuple[str, str]]
+) -> None:
+    """Note one request in the journal at `path`; `target` is its raw path, without the query."""
+    line = {
+        "method": method,
+        "path": target,
+        "query": query,
+        "headers": [[name, "" if name in _SECRET else value] for name, value in headers],
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def read_journal(path: Path) -> list[Visit]:

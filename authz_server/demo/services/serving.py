@@ -30,9 +30,7 @@ class Arguments:
 
 def run(application: Callable[[Arguments], ASGIApp]) -> None:
     """Serve the application built from the command line until SIGTERM."""
-    arguments = _parse()
-    if arguments.agent is not None:
-        keep_identity(arguments.agent, arguments.svid)
+    arguments = parse_arguments()
     uvicorn.run(
         Journal(application(arguments), arguments.journal),
         uds=str(arguments.socket),
@@ -43,9 +41,13 @@ def run(application: Callable[[Arguments], ASGIApp]) -> None:
     )
 
 
-def _parse() -> Arguments:
+def parse_arguments() -> Arguments:
+    """Return the command line; with a SPIRE agent in it, once the SVID is there."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("socket", "journal", "svid", "directory"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--agent", type=Path)
-    return Arguments(**vars(parser.parse_args()))
+    arguments = Arguments(**vars(parser.parse_args()))
+    if arguments.agent is not None:
+        keep_identity(arguments.agent, arguments.svid)
+    return arguments
