@@ -43,6 +43,9 @@ JSON_DEPTH_MAX: Final = 64
 JSON_MEMBERS_MAX: Final = 10_000
 # The widest integer every JSON parser agrees on (RFC 8259 §6, RFC 7493 §2.2).
 JSON_INTEGER_MAX: Final = 2**53 - 1
+ARGUMENTS_MAX: Final = 64  # declared by one bundle; each is looked for in every request
+POINTER_CHARS_MAX: Final = 512  # of a declared argument: a path through a body, written by hand
+ARGUMENT_ITEMS_MAX: Final = 256  # of a list that a rule searches, at every rule anew
 
 # --- policy ----------------------------------------------------------------------------------
 POLICY_STRING_BYTES_MAX: Final = 4 * 1024  # no matcher function ever sees a longer string
