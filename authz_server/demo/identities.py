@@ -19,8 +19,6 @@ from authz_server.demo.plan import MeshPlan, Service
 from authz_server.envoy_config.enforcement_point import PdpTls, SvidFiles, SvidFromAgent
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
-PDP_SOCKET = "pdp"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
@@ -50,8 +48,8 @@ class MeshIdentity(Protocol):
         """Return what that Envoy proves itself with: it stands for the service it guards."""
 
     @property
-    def pdp(self) -> TcpAddress | UnixAddress:
-        """Where the PDP answers."""
+    def pdp(self) -> tuple[TcpAddress | UnixAddress, ...]:
+        """Where each replica of the PDP answers."""
 
     def pdp_tls(self, service: Service) -> PdpTls | None:
         """Return how that Envoy and the PDP prove themselves to each other, or None: plaintext."""
@@ -100,9 +98,10 @@ class IssuedIdentity:
         )
 
     @property
-    def pdp(self) -> UnixAddress:
-        """The PDP's socket."""
-        return UnixAddress(self._layout.socket(PDP_SOCKET))
+    def pdp(self) -> tuple[UnixAddress, ...]:
+        """A socket for each replica."""
+        names = [f"pdp-{number + 1}" for number in range(self._plan.replicas)]
+        return tuple(UnixAddress(self._layout.socket(name)) for name in names)
 
     def pdp_tls(self, _service: Service) -> None:
         """Return None: the socket is for this account alone."""

@@ -36,8 +36,12 @@ class Layout:
 
     @property
     def configuration(self) -> Path:
-        """The PDP's configuration file."""
-        return self.pdp / "authz.yaml"
+        """The configuration file of the first PDP, or the only one."""
+        return self.replica_configuration(0)
+
+    def replica_configuration(self, replica: int) -> Path:
+        """Return the configuration file of one of several equal PDPs, counted from 0."""
+        return self.pdp / ("authz.yaml" if replica == 0 else f"authz-{replica + 1}.yaml")
 
     @property
     def bundles(self) -> Path:

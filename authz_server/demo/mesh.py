@@ -7,9 +7,7 @@
 Nothing here decides anything; it is the plumbing that an operator's platform would provide.
 """
 
-import http.client
 import json
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +22,9 @@ from authz_server.demo.agent_calls import AgentRuntime
 from authz_server.demo.identities import IssuedIdentity, MeshIdentity
 from authz_server.demo.layout import Layout, make_layout
 from authz_server.demo.mesh_client import Endpoint
-from authz_server.demo.pdp_files import HTTP_PORT, write_pdp_files
+from authz_server.demo.pdp_files import http_address, write_pdp_files
 from authz_server.demo.plan import MeshPlan, Service
+from authz_server.demo.probes import envoy_ready, listens, page
 from authz_server.demo.processes import ChildProcess, ProcessGroup
 from authz_server.demo.services.journal import Visit, read_journal
 from authz_server.demo.spire_identity import SpireIdentity
@@ -48,7 +47,6 @@ _FIRST_PORT = 10_443
 _STS_PATH = "/service/sts"
 # Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
 _PDP_TIMEOUT_S = 2.0
-_PROBE_TIMEOUT_S = 2.0
 
 
 class Mesh:
@@ -70,7 +68,7 @@ class Mesh:
         )
         self._sts = ""
         self._processes = processes
-        self._pdp: ChildProcess | None = None
+        self._pdps: dict[int, ChildProcess] = {}
 
     @classmethod
     @contextmanager
@@ -100,11 +98,14 @@ class Mesh:
             mesh._write_files()
             progress("starting the PDP, the services and an Envoy before each")
             started = [mesh._start_envoy(envoy, service) for service in plan.services]
-            mesh.start_pdp()
+            replicas = range(plan.replicas)
+            for replica in replicas:
+                mesh.start_pdp(replica)
             started += [mesh._start_service(service) for service in plan.services]
             for wait in started:
                 wait()
-            mesh.await_pdp()
+            for replica in replicas:
+                mesh.await_pdp(replica)
             with mesh._serving_sts():
                 yield mesh
 
@@ -150,27 +151,32 @@ class Mesh:
 
     # --- the PDP -------------------------------------------------------------------------------
 
-    def start_pdp(self) -> None:
-        """Start the PDP; `await_pdp` waits until it answers."""
+    def start_pdp(self, replica: int = 0) -> None:
+        """Start a replica of the PDP, counted from 0; `await_pdp` waits until it answers."""
         python = self._identity.python("pdp")
         argv: list[str | Path] = [python.path, "-m", "authz_server", "serve", "--lame-duck", "0"]
-        argv += ["--config", self.layout.configuration]
-        self._pdp = self._processes.start("pdp", argv, environment=python.environment)
+        argv += ["--config", self.layout.replica_configuration(replica)]
+        name = self.layout.replica_configuration(replica).stem.replace("authz", "pdp")
+        self._pdps[replica] = self._processes.start(name, argv, environment=python.environment)
 
-    def await_pdp(self) -> None:
-        """Return once the PDP says that it is ready."""
-        assert self._pdp is not None, "start_pdp comes first"
-        self._pdp.wait_until(lambda: self.pdp_page("/readyz")[0] == HTTPStatus.OK, what="readiness")
+    def await_pdp(self, replica: int = 0) -> None:
+        """Return once that replica of the PDP says that it is ready."""
+        self._pdps[replica].wait_until(
+            lambda: self.pdp_page("/readyz", replica)[0] == HTTPStatus.OK, what="readiness"
+        )
 
-    def kill_pdp(self) -> None:
-        """End the PDP at once, without a chance to answer what it is working on."""
-        assert self._pdp is not None, "start_pdp comes first"
-        self._pdp.kill()
+    def kill_pdp(self, replica: int = 0) -> None:
+        """End a PDP at once, without a chance to answer what it is working on."""
+        self._pdps[replica].kill()
 
-    def pdp_page(self, path: str) -> tuple[int, str]:
-        """Return status and body of a page of the PDP's HTTP port; status 0 if nobody answers."""
-        host = self.layout.loopback
-        return _page(http.client.HTTPConnection(host, HTTP_PORT, timeout=_PROBE_TIMEOUT_S), path)
+    def pdp_page(self, path: str, replica: int = 0) -> tuple[int, str]:
+        """Return status and body of a page of a PDP's HTTP port; status 0 if nobody answers."""
+        return page(http_address(self.layout, replica), path)
+
+    @property
+    def ledger(self) -> str:
+        """The address of the ledger, as `LedgerReader.open` takes it."""
+        return self.plan.ledger or f"sqlite:///{self.layout.ledger}"
 
     @contextmanager
     def _serving_sts(self) -> Iterator[None]:
@@ -187,9 +193,9 @@ class Mesh:
         write_pdp_files(
             self.layout,
             self.plan,
-            identity={"grpc": str(self._identity.pdp), **self._identity.pdp_settings()},
-            issuer=self.issuer.issuer,
-            jwks=self.issuer.jwks(),
+            listen=self._identity.pdp,
+            identity=self._identity.pdp_settings(),
+            issuer=self.issuer,
         )
         for service in self.plan.services:
             bootstrap = render_bootstrap(
@@ -224,7 +230,7 @@ class Mesh:
             labels=service.labels,
             domains=(service.host,),
             strip_delegation=service.strip_delegation,
-            pdp=(self._identity.pdp,),
+            pdp=self._identity.pdp,
             pdp_timeout_s=_PDP_TIMEOUT_S,
             pdp_tls=self._identity.pdp_tls(service),
             svid=self._identity.envoy_svid(service),
@@ -239,7 +245,7 @@ class Mesh:
         argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
         child = self._processes.start(name, argv)
         admin = self.layout.socket(f"admin-{service.name}")
-        return lambda: child.wait_until(lambda: _envoy_ready(admin), what="readiness")
+        return lambda: child.wait_until(lambda: envoy_ready(admin), what="readiness")
 
     def _start_service(self, service: Service) -> Callable[[], None]:
         path = self.layout.socket(service.name)
@@ -253,39 +259,4 @@ class Mesh:
             *python.arguments,
         ]
         child = self._processes.start(service.name, argv, environment=python.environment)
-        return lambda: child.wait_until(lambda: _listens(path), what="listening")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket (httpcore2 2.16 leaks the socket of a connection refused)."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PROBE_TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_PROBE_TIMEOUT_S)
-        self.sock.connect(str(self._path))
-
-
-def _page(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
-    """Return status and body of a page; status 0 when nobody answers."""
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    finally:
-        connection.close()
-
-
-def _envoy_ready(admin: Path) -> bool:
-    """Tell whether Envoy has bound its listeners."""
-    return _page(_UnixConnection(admin), "/ready")[0] == HTTPStatus.OK
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(str(path)) == 0
+        return lambda: child.wait_until(lambda: listens(path), what="listening")

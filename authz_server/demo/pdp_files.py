@@ -1,50 +1,64 @@
 """Write everything the PDP reads: configuration, inventory, keys and policy bundles."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
+from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.demo.layout import Layout
 from authz_server.demo.plan import MeshPlan, Party
+from authz_server.settings.addresses import GrpcAddress, TcpAddress
 
-HTTP_PORT = 9192
+_HTTP_PORT = 9192
+PORT_STEP = 10  # between the ports of one replica and the next
 
 
 def write_pdp_files(
     layout: Layout,
     plan: MeshPlan,
     *,
+    listen: Sequence[GrpcAddress],
     identity: Mapping[str, object],
-    issuer: str,
-    jwks: str,
+    issuer: DevelopmentIssuer,
 ) -> None:
     """Write the files below `layout.pdp`.
 
-    `identity` has `grpc` (where to listen), `tls` and `trust_bundles`, as the configuration has
-    them; `issuer` may mint root grants, with a
-    key in its JWK Set `jwks`.
+    `listen` is where each replica answers Envoys. `identity` has `tls` and `trust_bundles`, as the
+    configuration has them; `issuer` may mint root grants.
     """
-    (layout.pdp / "sts.jwks.json").write_text(jwks)
+    (layout.pdp / "sts.jwks.json").write_text(issuer.jwks())
     (layout.pdp / "identities.yaml").write_text(
         yaml.safe_dump({"identities": [_entry(party) for party in plan.parties]}, sort_keys=False)
     )
     shutil.copytree(plan.bundles, layout.bundles, dirs_exist_ok=True)
-    layout.configuration.write_text(
-        yaml.safe_dump(_configuration(layout, plan, identity, issuer), sort_keys=False)
-    )
+    for replica, grpc in enumerate(listen):
+        configuration = _configuration(plan, identity, issuer.issuer) | {
+            "listen": {"grpc": str(grpc), "http": str(http_address(layout, replica))},
+            "ledger": _ledger(plan, replica),
+        }
+        layout.replica_configuration(replica).write_text(
+            yaml.safe_dump(configuration, sort_keys=False)
+        )
+
+
+def http_address(layout: Layout, replica: int) -> TcpAddress:
+    """Return where replica number `replica`, from 0, serves health and metrics."""
+    return TcpAddress(layout.loopback, _HTTP_PORT + PORT_STEP * replica)
+
+
+def _ledger(plan: MeshPlan, replica: int) -> dict[str, object]:
+    if plan.ledger is None:
+        return {"url": "sqlite:///authz.db", "mode": "durable"}
+    return {"url": plan.ledger, "outbox": f"outbox-{replica + 1}.db", "mode": "durable"}
 
 
 def _configuration(
-    layout: Layout, plan: MeshPlan, identity: Mapping[str, object], issuer: str
+    plan: MeshPlan, identity: Mapping[str, object], issuer: str
 ) -> dict[str, object]:
     return {
         "trust_domain": str(plan.trust_domain),
         "tls": identity["tls"],
-        "listen": {
-            "grpc": identity["grpc"],
-            "http": f"{layout.loopback}:{HTTP_PORT}",
-        },
         "identity": {
             "trust_bundles": identity["trust_bundles"],
             "inventory": "identities.yaml",
@@ -63,7 +77,6 @@ def _configuration(
             "require": True,
         },
         "bundles": {"dir": "bundles"},
-        "ledger": {"url": "sqlite:///authz.db", "mode": "durable"},
         "approvals": {
             "ttl_s": 900,
             "groups": {group: list(people) for group, people in plan.approvers.items()},

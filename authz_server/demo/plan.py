@@ -46,13 +46,19 @@ class Party:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshPlan:
-    """A mesh to start. `bundles` is copied, so that a running mesh's policy can be edited."""
+    """A mesh to start. `bundles` is copied, so that a running mesh's policy can be edited.
+
+    `replicas` is how many PDPs share the checks. `ledger` is the address of a prepared PostgreSQL
+    that they share, each through an outbox of its own; None means one SQLite file for all.
+    """
 
     trust_domain: TrustDomain
     services: tuple[Service, ...]
     parties: tuple[Party, ...]
     bundles: Path
     approvers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    replicas: int = 1
+    ledger: str | None = None
 
     def spiffe_id(self, path: str) -> SpiffeId:
         """Return the SPIFFE ID of the workload at `path`, such as `/agent/research`."""

@@ -254,7 +254,7 @@ class Performance:
         """Tell whether the ledger holds the decision as the agent was told it."""
         if outcome.decision_id is None:
             return None
-        reader = LedgerReader.open(f"sqlite:///{self._mesh.layout.ledger}")
+        reader = LedgerReader.open(self._mesh.ledger)
         try:
             document = reader.find(outcome.decision_id).document
         except LookupFault:

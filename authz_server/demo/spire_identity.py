@@ -7,6 +7,7 @@ from typing import Final
 from authz_server.agent.svid import Svid
 from authz_server.demo.identities import Program, envoy_id, write_identity
 from authz_server.demo.layout import Layout
+from authz_server.demo.pdp_files import PORT_STEP
 from authz_server.demo.plan import MeshPlan, Service
 from authz_server.demo.processes import ProcessFailedError, ProcessGroup
 from authz_server.demo.spire import Entry, Spire, SpirePlan
@@ -98,9 +99,10 @@ class SpireIdentity:
         return SvidFromAgent(agent=self._agent, spiffe_id=spiffe_id)
 
     @property
-    def pdp(self) -> TcpAddress:
-        """A TCP port: between these two, mutual TLS."""
-        return TcpAddress(self._layout.loopback, _PDP_PORT)
+    def pdp(self) -> tuple[TcpAddress, ...]:
+        """A TCP port for each replica: between it and Envoy, mutual TLS."""
+        ports = [_PDP_PORT + PORT_STEP * number for number in range(self._plan.replicas)]
+        return tuple(TcpAddress(self._layout.loopback, port) for port in ports)
 
     def pdp_tls(self, service: Service) -> PdpTls:
         """Return the PDP's id, and the Envoy's own SVID for it."""
