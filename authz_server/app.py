@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -154,6 +155,7 @@ class PolicyServer:
         self._watcher = Watcher(self._reloader)
         self._ledger_watch: LedgerWatch | None = None
         self._grpc: Listener | None = None
+        self._shadowed: Mapping[str, str] = {}  # revisions of bundles that were warned of
         self._parts = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -346,6 +348,15 @@ class PolicyServer:
         self._metrics.broke()
         self._log.once("internal_error", fault=fault)
 
+    def _warn_of_shadow(self, snapshot: Snapshot) -> None:
+        """Say of each bundle in shadow mode that it stops nothing, once for every revision."""
+        serving = {name: snapshot.policies[name].revision for name in snapshot.shadowed}
+        for name, revision in serving.items():
+            if self._shadowed.get(name) != revision:
+                why = "its verdicts are recorded and not enforced: what it would deny passes"
+                self._log.warning("bundle_in_shadow", bundle=name, revision=revision, why=why)
+        self._shadowed = serving
+
     def _live_changed(self) -> None:
         """Serve what a live source has to say. Called from its threads."""
         before = self._readiness.revision
@@ -375,6 +386,7 @@ class PolicyServer:
         if outcome.snapshot is not None:
             self._metrics.serving(outcome.snapshot, self._clock())
             self._log.info("loaded", revision=outcome.snapshot.revision, load_s=outcome.load_s)
+            self._warn_of_shadow(outcome.snapshot)
             return
         at_start = self._holder.current is None
         if outcome.error is not None and not (

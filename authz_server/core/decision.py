@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from authz_server.core.attributes import Protocol
+from authz_server.core.enforcement import OBSERVABLE, Mode, applied_mode
 from authz_server.core.errors import Reason
 
 
@@ -138,8 +139,9 @@ class TraceRecord:
 class Decision:
     """The outcome for one request, with everything needed to explain it.
 
-    INVARIANT: `verdict` is ALLOW exactly when `reason` is OK; every part that was established
-    before a fault is present, every part after it is None.
+    INVARIANT: `verdict` is ALLOW exactly when `reason` is OK; `mode` is SHADOW only where the
+    verdict was not enforced; every part that was established before a fault is present, every part
+    after it is None.
 
     `fingerprint` is the hex SHA-256 an approval is bound to; only an escalation has one.
     `json_rpc_id` is the id to echo in a JSON-RPC denial, as raw JSON text. `missing_key_of` is the
@@ -153,7 +155,7 @@ class Decision:
     revision: str
     rules: tuple[str, ...] = ()
     bundle: str | None = None
-    mode: str = "enforce"
+    mode: Mode = Mode.ENFORCE
     principal: PrincipalRecord | None = None
     chain: ChainRecord | None = None
     action: ActionRecord | None = None
@@ -174,3 +176,22 @@ class Decision:
         # INVARIANT: an allow without OK, or OK without an allow, is a bug, not a decision.
         if (self.verdict is Verdict.ALLOW) != (self.reason is Reason.OK):
             raise ValueError(f"verdict {self.verdict} contradicts reason {self.reason}")
+        # SECURITY: nor can what is always enforced be marked as merely observed.
+        if applied_mode(self.mode, self.reason) is not self.mode:
+            raise ValueError(f"mode {self.mode} contradicts reason {self.reason}")
+
+    @property
+    def passes(self) -> bool:
+        """Whether the request passes: the one place that derives it from verdict, mode and reason.
+
+        An allow passes; in shadow mode so does every verdict that was decided and can be recorded.
+        """
+        if self.verdict is Verdict.ALLOW:
+            return True
+        return self.mode is Mode.SHADOW and self.reason in OBSERVABLE
+
+    @property
+    def awaits_approval(self) -> bool:
+        """Whether a person may be asked: an escalation that is enforced and of one exact action."""
+        is_open = self.verdict is Verdict.ESCALATE and self.fingerprint is not None
+        return is_open and self.mode is Mode.ENFORCE

@@ -20,6 +20,7 @@ from authz_server.core.decision import (
     ResourceRecord,
     Verdict,
 )
+from authz_server.core.enforcement import Mode, applied_mode
 from authz_server.core.errors import Reason, RequestFault, UnknownIssuerKey
 from authz_server.core.fingerprint import fingerprint
 from authz_server.core.parties import (
@@ -51,6 +52,8 @@ def decide(request: AccessRequest, snapshot: Snapshot, now: datetime) -> Decisio
         return _judge(trace)
     except RequestFault as fault:
         _note_attempt(trace)
+        if trace.bundle_mode is Mode.SHADOW:
+            fault = _enforced_anyway(trace) or fault
         decision = trace.decision(fault.reason, fault.detail)
         if isinstance(fault, UnknownIssuerKey):
             return replace(decision, missing_key_of=fault.issuer)
@@ -70,6 +73,12 @@ class _Trace:
     resource: ResourceRecord | None = None
     verified: VerifiedChain | None = None  # proved, though perhaps not this caller's
     bound: BoundChain | None = None
+    chain_was_tried: bool = False
+
+    @property
+    def bundle_mode(self) -> Mode:
+        """The mode of the bundle that the route names; a route not read yet enforces."""
+        return self.snapshot.mode_of(self.route.bundle) if self.route else Mode.ENFORCE
 
     def decision(
         self,
@@ -88,7 +97,7 @@ class _Trace:
             revision=self.snapshot.revision,
             rules=evaluation.rules,
             bundle=route.bundle if route else None,
-            mode=self.snapshot.modes.get(route.bundle, "enforce") if route else "enforce",
+            mode=applied_mode(self.bundle_mode, reason),
             principal=caller.record if caller else None,
             chain=chain_record(self.verified, self.bound, self.snapshot.inventory),
             action=_action(request, route, operation),
@@ -171,6 +180,7 @@ def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
 
 def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundChain | None:
     snapshot = trace.snapshot
+    trace.chain_was_tried = True
     presented, beside = _presented(trace, caller)
     if presented is None:
         if snapshot.delegation.require or route.require_delegation:
@@ -273,6 +283,23 @@ def _approval_key(
         bundle=route.bundle,
         txn=bound.authority.txn if bound and trace.snapshot.bind_txn else None,
     )
+
+
+def _enforced_anyway(trace: _Trace) -> RequestFault | None:
+    """Return the fault that holds in shadow mode too, although another stage failed before it.
+
+    SECURITY: elsewhere the first fault denies. Where faults are only observed, a revoked agent
+    would pass by spoiling its request ahead of the stage that finds it revoked.
+    """
+    try:
+        _check_fresh(trace.snapshot, trace.now)
+        if trace.caller is not None:
+            check_caller(trace.caller.proof, trace.snapshot.revocations)
+            if trace.route is not None and not trace.chain_was_tried:
+                _verify_chain(trace, trace.caller, trace.route)
+    except RequestFault as fault:
+        return fault if applied_mode(Mode.SHADOW, fault.reason) is Mode.ENFORCE else None
+    return None
 
 
 def _note_attempt(trace: _Trace) -> None:

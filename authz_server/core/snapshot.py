@@ -11,6 +11,7 @@ from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.decision import Evaluation
+from authz_server.core.enforcement import Mode
 from authz_server.core.identities import Inventory
 from authz_server.core.spiffe import TrustDomain
 from authz_server.core.trust import TrustMaterial
@@ -79,4 +80,13 @@ class Snapshot:
     admit_unregistered: bool = False
     bind_txn: bool = False
     revocations: Revocations = field(default_factory=Revocations)
-    modes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    modes: Mapping[str, Mode] = field(default_factory=lambda: MappingProxyType({}))
+
+    def mode_of(self, bundle: str) -> Mode:
+        """Return the mode of a policy bundle; one that is not listed, or not loaded, enforces."""
+        return self.modes.get(bundle, Mode.ENFORCE)
+
+    @property
+    def shadowed(self) -> tuple[str, ...]:
+        """The names of the bundles whose verdicts are not enforced, sorted."""
+        return tuple(sorted(name for name in self.policies if self.mode_of(name) is Mode.SHADOW))

@@ -73,7 +73,7 @@ def settle(
     Runs inside the caller's write transaction. A decision of a bundle in shadow mode, and one that
     is bound to no exact action, stays as it is: neither can be approved.
     """
-    if decision.mode != "enforce" or decision.fingerprint is None:
+    if not decision.awaits_approval or decision.fingerprint is None:
         return decision
     for _ in range(_ATTEMPTS_MAX):
         found = _open_approval(connection, decision.fingerprint)

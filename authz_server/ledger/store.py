@@ -17,7 +17,7 @@ from typing import Final, Self, TypeVar
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from authz_server.core.decision import Decision, Verdict
+from authz_server.core.decision import Decision
 from authz_server.core.errors import LedgerError
 from authz_server.ledger import schema
 from authz_server.ledger.backlog import Backlog
@@ -272,7 +272,7 @@ class Ledger:
     def _transaction(self, writer: _Writer, batch: Sequence[Record]) -> Iterator[None]:
         """Open the transaction of `batch`; SQLAlchemy's own, and dearer, where it settles."""
         settles = self._options.approvals is not None and any(
-            record.decision.verdict is Verdict.ESCALATE for record in batch
+            record.decision.awaits_approval for record in batch
         )
         with writer.connection.begin() if settles else _driver_transaction(writer.driver):
             yield
@@ -306,7 +306,7 @@ class Ledger:
 
     def _settled(self, writer: _Writer, record: Record) -> Decision:
         decision, terms = record.decision, self._options.approvals
-        if terms is None or decision.verdict is not Verdict.ESCALATE:
+        if terms is None or not decision.awaits_approval:
             return decision
         return settle(writer.connection, decision, decision_id=record.decision_id, terms=terms)
 

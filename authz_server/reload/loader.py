@@ -12,6 +12,7 @@ from typing import Final
 from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.identities import Inventory
 from authz_server.core.snapshot import Policy, Snapshot
@@ -129,7 +130,7 @@ def _snapshot(
         callers=callers,
         admit_unregistered=admit_unregistered,
         bind_txn=bind_txn,
-        modes=MappingProxyType(dict(settings.bundles.mode)),
+        modes=MappingProxyType({name: Mode(m) for name, m in settings.bundles.mode.items()}),
     )
 
 

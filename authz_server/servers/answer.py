@@ -2,7 +2,10 @@
 
 Envoy lets a request pass on status code 0, which is also what an empty message says, and sends a
 client whatever status a denial names. So nothing here is left to a default, and the finished
-message is compared with the verdict before it leaves.
+message is compared with the decision (`Decision.passes`) before it leaves.
+
+A verdict of a bundle in shadow mode passes, and the answer says so: `x-authz-verdict` and
+`x-authz-mode: shadow` among the headers of the response, `mode` in the metadata.
 
 What a denied client sees, by protocol (observed on Envoy 1.40):
 
@@ -32,11 +35,13 @@ from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import (
 from authz_server.core import limits
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Decision, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.servers.problem import Problem, http_status, is_authenticated, problem
 
 DECISION_ID_HEADER: Final = "x-authz-decision-id"
 VERDICT_HEADER: Final = "x-authz-verdict"
+MODE_HEADER: Final = "x-authz-mode"
 ERROR_DOMAIN: Final = "authz-server"  # of `google.rpc.ErrorInfo`
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -52,8 +57,8 @@ _CHALLENGE: Final = 'Mutual-TLS realm="spiffe"'
 def check_response(decision: Decision, *, decision_id: str) -> bytes:
     """Return the serialised `CheckResponse` that tells Envoy and its client of `decision`.
 
-    Never empty, and never status 0 for anything but an allow. Raises `AssertionError` if the
-    message built would say otherwise; whoever catches that answers with a decision of reason
+    Never empty, and never status 0 for a decision that does not pass. Raises `AssertionError` if
+    the message built would say otherwise; whoever catches that answers with a decision of reason
     `INTERNAL_ERROR`, for which this function cannot fail.
     """
     try:
@@ -68,7 +73,7 @@ def check_response(decision: Decision, *, decision_id: str) -> bytes:
 
 def _build(decision: Decision, decision_id: str) -> CheckResponse:
     response = CheckResponse()
-    if decision.verdict is Verdict.ALLOW:
+    if decision.passes:
         response.status.SetInParent()  # code 0, said explicitly
         if decision.protocol is not Protocol.TCP:
             _fill_ok(response.ok_response, decision, decision_id)
@@ -81,13 +86,13 @@ def _build(decision: Decision, decision_id: str) -> CheckResponse:
 
 
 def _check_agreement(decision: Decision, response: CheckResponse) -> None:
-    """Raise `AssertionError` unless `response` has the effect that the verdict names."""
-    is_allow = decision.verdict is Verdict.ALLOW
-    agrees = is_allow == (response.status.code == code_pb2.OK)
+    """Raise `AssertionError` unless `response` lets pass what passes, and refuses all else."""
+    passes = decision.passes
+    agrees = passes == (response.status.code == code_pb2.OK)
     form = response.WhichOneof("http_response")
     if decision.protocol is Protocol.TCP:
         agrees = agrees and form is None
-    elif is_allow:
+    elif passes:
         agrees = agrees and form == "ok_response"
     else:
         status = response.denied_response.status.code
@@ -98,10 +103,13 @@ def _check_agreement(decision: Decision, response: CheckResponse) -> None:
 
 def _fill_ok(ok: OkHttpResponse, decision: Decision, decision_id: str) -> None:
     # SECURITY: overwritten, because a client may send this header and an upstream may answer with
-    # it; the other header of ours is not for the upstream and is taken off.
+    # it; the other headers of ours are not for the upstream and are taken off.
     _add_header(ok.headers.add(), DECISION_ID_HEADER, decision_id)
     _add_header(ok.response_headers_to_add.add(), DECISION_ID_HEADER, decision_id)
-    ok.headers_to_remove.append(VERDICT_HEADER)
+    ok.headers_to_remove.extend((VERDICT_HEADER, MODE_HEADER))
+    if decision.mode is Mode.SHADOW:
+        _add_header(ok.response_headers_to_add.add(), VERDICT_HEADER, decision.verdict.value)
+        _add_header(ok.response_headers_to_add.add(), MODE_HEADER, decision.mode.value)
     if decision.strip_delegation:
         ok.headers_to_remove.extend(_DELEGATION_HEADERS)
 
@@ -187,6 +195,7 @@ def _fill_metadata(metadata: struct_pb2.Struct, decision: Decision, decision_id:
     fields["decision_id"].string_value = decision_id
     fields["verdict"].string_value = decision.verdict.value
     fields["reason"].string_value = decision.reason.value
+    fields["mode"].string_value = decision.mode.value
     fields["revision"].string_value = _bounded(decision.revision)
     _set_text(fields["bundle"], decision.bundle)
     _set_text(fields["subject"], chain.subject if chain else None)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
-from authz_server.core.decision import Decision, Verdict
+from authz_server.core.decision import Decision
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.record import Record, RecordFault
 from authz_server.servers.group_commit import (
@@ -60,7 +60,7 @@ class AsyncCommit:
 
     def record(self, record: Record) -> Awaitable[Decision]:
         """Return the decision at once, or `LedgerError` when the queue is full."""
-        if record.decision.verdict is Verdict.ESCALATE:
+        if record.decision.awaits_approval:
             return self._escalations.record(record)
         future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         if self._closing:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from authz_server.core import pdp
 from authz_server.core.decision import Decision, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError, Reason, RequestFault
 from authz_server.core.snapshot import Snapshot
 from authz_server.core.trace_context import trace_record
@@ -151,6 +152,7 @@ def unrecorded(decision: Decision) -> Decision:
         verdict=Verdict.DENY,
         reason=Reason.LEDGER_UNAVAILABLE,
         detail="the decision could not be recorded",
+        mode=Mode.ENFORCE,
         rules=(),
         obligation=None,
         approval=None,

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from authz_server import __version__
 from authz_server.core.decision import Decision, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError
 from authz_server.core.snapshot import Snapshot
 from authz_server.servers.admin_http import Page
@@ -38,6 +39,8 @@ _CHECK_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_CountKey = tuple[str, str, str | None, str]  # verdict, reason, bundle, mode
 
 
 class Metrics:
@@ -56,11 +59,11 @@ class Metrics:
         ).set(1)
         self._decisions = Counter(
             "authz_decisions",
-            "Decisions answered.",
-            ["verdict", "reason", "bundle"],
+            "Decisions answered; those of mode `shadow` were let pass whatever the verdict.",
+            ["verdict", "reason", "bundle", "mode"],
             registry=registry,
         )
-        self._children: dict[tuple[str, str, str | None], Counter] = {}
+        self._children: dict[_CountKey, Counter] = {}
         self._bundles: frozenset[str] = frozenset()
         self._check_seconds = Histogram(
             "authz_check_duration_seconds",
@@ -85,7 +88,7 @@ class Metrics:
 
     def checked(self, decision: Decision, seconds: float) -> None:
         """Count one answered call. Called per request: about 1 µs."""
-        key = (decision.verdict, decision.reason, decision.bundle)
+        key = (decision.verdict, decision.reason, decision.bundle, decision.mode)
         child = self._children.get(key)
         if child is None:
             child = self._bind(decision)
@@ -95,7 +98,7 @@ class Metrics:
             self._tickets.labels(decision.ticket.status).inc()
         elif decision.approval is not None:
             self._tickets.labels("consumed").inc()
-        elif decision.verdict is Verdict.ESCALATE:
+        elif decision.verdict is Verdict.ESCALATE and decision.mode is Mode.ENFORCE:
             self._tickets.labels("none").inc()
 
     def broke(self) -> None:
@@ -147,10 +150,12 @@ class Metrics:
             label = bundle
         else:
             label = _OTHER_BUNDLE
-        child = self._decisions.labels(decision.verdict.value, decision.reason.value, label)
+        values = (decision.verdict.value, decision.reason.value, label, decision.mode.value)
+        child = self._decisions.labels(*values)
         # SECURITY: only closed sets may become keys, or callers could grow this map.
         if label != _OTHER_BUNDLE:
-            self._children[(decision.verdict, decision.reason, bundle)] = child
+            key = (decision.verdict, decision.reason, bundle, decision.mode)
+            self._children[key] = child
         return child
 
 
@@ -231,6 +236,12 @@ class _ReloadMetrics:
             ["bundle", "domain", "revision", "mode"],
             registry=registry,
         )
+        self._shadow = Gauge(
+            "authz_bundle_shadow",
+            "1 for a policy bundle whose verdicts are recorded and not enforced, 0 for others.",
+            ["bundle"],
+            registry=registry,
+        )
         for outcome in ("loaded", "refused"):
             self._reloads.labels(outcome)
 
@@ -240,9 +251,11 @@ class _ReloadMetrics:
         self._loaded_at.set(at.timestamp())
         self.renewed(snapshot)
         self._bundle.clear()
+        self._shadow.clear()
         for name, policy in snapshot.policies.items():
-            mode = snapshot.modes.get(name, "enforce")
-            self._bundle.labels(name, policy.domain, policy.revision, mode).set(1)
+            mode = snapshot.mode_of(name)
+            self._bundle.labels(name, policy.domain, policy.revision, mode.value).set(1)
+            self._shadow.labels(name).set(mode is Mode.SHADOW)
 
     def renewed(self, snapshot: Snapshot) -> None:
         self._snapshot.clear()

@@ -94,6 +94,8 @@ class Readiness:
             "revision": self.revision,
             "revocations": _revocations(snapshot) if snapshot else {},
             "bundles": _bundles(snapshot) if snapshot else {},
+            # Said apart from `mode`, so that a person sees it without reading every bundle.
+            "not_enforced": list(snapshot.shadowed) if snapshot else [],
             # Where and why; not the faulty lines themselves, which are policy text.
             "reload_faults": [str(replace(fault, source="")) for fault in error.faults]
             if error
@@ -110,7 +112,7 @@ def _bundles(snapshot: Snapshot) -> dict[str, object]:
         name: {
             "domain": policy.domain,
             "revision": policy.revision,
-            "mode": snapshot.modes.get(name, "enforce"),
+            "mode": snapshot.mode_of(name),
         }
         for name, policy in sorted(snapshot.policies.items())
     }

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
-from authz_server.core.decision import Decision, Verdict
+from authz_server.core.decision import Decision
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.record import Record
 from authz_server.servers.daemon_pool import DaemonPool
@@ -48,7 +48,7 @@ class SharedEscalations:
 
     def record(self, record: Record) -> Awaitable[Decision]:
         """Return the final decision once it is recorded; raises `LedgerError`."""
-        if record.decision.verdict is not Verdict.ESCALATE:
+        if not record.decision.awaits_approval:
             return self._recorder.record(record)
         task = asyncio.get_running_loop().create_task(self._settle_and_record(record))
         self._tasks.add(task)

@@ -1,8 +1,4 @@
-"""The configuration as frozen types: every key of the YAML file with its default and bounds.
-
-A feature that the file can name but this version lacks is in the model and refused when it is
-asked for, never ignored: `only(...)` marks each one.
-"""
+"""The configuration as frozen types: every key of the YAML file with its default and bounds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +34,6 @@ from authz_server.settings.values import (
     WorkloadApiSocket,
     WorkloadId,
     WorkloadPattern,
-    only,
     phrase,
     refuse_all,
 )
@@ -345,8 +340,10 @@ class Bundles(_Section):
         validate_default=True,
         description="directory; each direct sub-directory is one policy bundle",
     )
-    mode: Mapping[Text, Annotated[Literal["enforce", "shadow"], only("enforce")]] = Field(
-        default={}, description="mode of a bundle, by its name: `enforce`; not yet: `shadow`"
+    mode: Mapping[Text, Literal["enforce", "shadow"]] = Field(
+        default={},
+        description="mode of a bundle, by its name: `enforce` (the default of each), or `shadow`: "
+        "what it says is recorded and not enforced",
     )
 
 
@@ -378,6 +375,18 @@ class Settings(_Section):
             if listen.http_tls:
                 refuse_all([(("http_tls",), "needs `tls.mode` `files` or `workload_api`")])
         return listen
+
+    @field_validator("ledger")
+    @classmethod
+    def _what_passes_is_recorded(
+        cls, ledger: LedgerSettings, info: ValidationInfo
+    ) -> LedgerSettings:
+        bundles = info.data.get("bundles")
+        # SECURITY: what shadow mode lets pass is known from the ledger alone.
+        if isinstance(bundles, Bundles) and "shadow" in bundles.mode.values():
+            wrong = "must not be `off` while `bundles.mode` has a bundle in `shadow`"
+            refuse_all([(("mode",), wrong)] if ledger.mode == "off" else [])
+        return ledger
 
     @field_validator("approvals")
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from authz_server.core.errors import InvalidValueError
@@ -38,17 +38,6 @@ def refuse_all(found: Sequence[Contradiction]) -> None:
     """Raise everything in `found` as one error, so that one validator can report many faults."""
     if found:
         raise PydanticCustomError("contradictions", "contradictions", {"found": tuple(found)})
-
-
-def only(*supported: str) -> AfterValidator:
-    """Refuse values that the file may name but this version does not have."""
-
-    def check(value: str) -> str:
-        if value not in supported:
-            raise phrase(f"is `{value}`, which is not supported by this version")
-        return value
-
-    return AfterValidator(check)
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,7 @@ from authz_server.core.decision import (
     TicketRecord,
     TraceRecord,
 )
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.core.record import decision_json
 from authz_server.ledger import query
@@ -96,7 +97,7 @@ SAMPLES = {
         escalation(),
         ticket=TicketRecord(id="t", status="pending", expires_at=NOON, approver_group="g"),
     ),
-    "shadow": deny(mode="shadow"),
+    "shadow": deny(mode=Mode.SHADOW),
     "read": allow(action=ActionRecord(protocol="http", name="GET", read_only=True)),
     "delete": allow(action=ActionRecord(protocol="http", name="DELETE", read_only=False)),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from authz_server.core.decision import Decision
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError, Reason
 from authz_server.core.record import decision_json
 from authz_server.ledger.query import DecisionFilter
@@ -123,7 +124,7 @@ def test_a_very_long_string_is_cut_in_its_column_only(path: Path, ledger: Ledger
     "decision",
     [
         pytest.param(escalation(fingerprint=None), id="bound to no exact action"),
-        pytest.param(escalation(mode="shadow"), id="only in shadow"),
+        pytest.param(escalation(mode=Mode.SHADOW), id="only in shadow"),
     ],
 )
 def test_an_escalation_that_cannot_be_approved_stays_as_it_is(

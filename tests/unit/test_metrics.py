@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from authz_server.core.chain import DelegationPolicy
 from authz_server.core.chain_cache import ChainCache
 from authz_server.core.decision import ApprovalRecord, Decision, TicketRecord, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError, Reason
 from authz_server.core.identities import Inventory
 from authz_server.core.snapshot import Policy, Snapshot
@@ -48,11 +49,13 @@ def snapshot(*bundles: str, revision: str = "r1") -> Snapshot:
 _ORDER = ("verdict", "reason", "bundle", "ticket", "revision", "outcome", "version", "domain")
 
 
-def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
-    """Return label values -> value of every sample called `name`."""
+def samples(metrics: Metrics, name: str, *more: str) -> dict[tuple[str, ...], float]:
+    """Return label values -> value of every sample called `name`; labels not known are left out."""
     text = metrics.page().body.decode()
     return {
-        tuple(sample.labels[label] for label in _ORDER if label in sample.labels): sample.value
+        tuple(
+            sample.labels[label] for label in (*_ORDER, *more) if label in sample.labels
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == name
@@ -70,6 +73,27 @@ def test_decisions_are_counted_by_verdict_reason_and_bundle() -> None:
         ("deny", "NO_MATCHING_RULE", ""): 1,
     }
     assert samples(metrics, "authz_check_duration_seconds_count") == {(): 4}
+
+
+def test_what_was_only_observed_is_counted_apart() -> None:
+    """An alert on denials must not count those that nobody felt."""
+    metrics = Metrics()
+    modes = MappingProxyType({"tools": Mode.SHADOW})
+    metrics.serving(replace(snapshot("tools", "data"), modes=modes), NOW)
+    assert samples(metrics, "authz_bundle_shadow") == {("tools",): 1, ("data",): 0}
+    observed = replace(DENIAL, bundle="tools", mode=Mode.SHADOW)
+    escalated = replace(observed, verdict=Verdict.ESCALATE, reason=Reason.ESCALATED_BY_RULE)
+    for decision in (observed, observed, escalated):
+        metrics.checked(decision, 0.0002)
+    metrics.checked(replace(DENIAL, bundle="tools", reason=Reason.REVOKED), 0.0002)
+    assert samples(metrics, "authz_decisions_total", "mode") == {
+        ("deny", "NO_MATCHING_RULE", "tools", "shadow"): 2,
+        ("escalate", "ESCALATED_BY_RULE", "tools", "shadow"): 1,
+        ("deny", "REVOKED", "tools", "enforce"): 1,
+    }
+    assert samples(metrics, "authz_escalations_total") == {}  # nobody was asked
+    metrics.serving(snapshot("tools"), NOW)
+    assert samples(metrics, "authz_bundle_shadow") == {("tools",): 0}
 
 
 def test_bundles_that_do_not_exist_share_one_label_and_no_memory() -> None:

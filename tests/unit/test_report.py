@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from authz_server.cli import main
 from authz_server.core.decision import ApprovalRecord, PrincipalRecord
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.core.record import decision_json
 from authz_server.ledger.query import StoredDecision
@@ -44,7 +45,7 @@ DECISIONS = (
         ),
         "d-approved",
     ),
-    record(deny(time=at(8), mode="shadow", bundle="data"), "d-shadow"),
+    record(deny(time=at(8), mode=Mode.SHADOW, bundle="data"), "d-shadow"),
 )
 
 

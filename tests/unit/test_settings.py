@@ -108,6 +108,16 @@ approvals: {ttl_s: 60, single_use: false, bind_txn: true, groups: {fin: ["a@x", 
     assert settings.approvals.groups == {"fin": ("a@x", "b@x")}
 
 
+@pytest.mark.parametrize("mode", ["durable", "async"])
+def test_a_bundle_in_shadow_needs_a_ledger(load: Load, mode: str) -> None:
+    """What passes although the policy says no must be on record."""
+    text = "bundles: {mode: {t: shadow, u: enforce}}\nledger: {mode: %s}\n" + _MINIMAL
+    assert load(text % mode).bundles.mode == {"t": "shadow", "u": "enforce"}
+    wrong = "`ledger.mode` must not be `off` while `bundles.mode` has a bundle in `shadow`"
+    assert _faults(load, text % "off") == [(2, 16, wrong)]
+    assert load((text % "off").replace("shadow", "enforce")).ledger.mode == "off"
+
+
 def test_settings_are_frozen(load: Load) -> None:
     settings = load(_MINIMAL)
     with pytest.raises(ValidationError, match="frozen"):
@@ -121,14 +131,12 @@ identity:
 delegation: {require: false}
 """
 _HTTPS = "must be an address `https://host[:port]/path` without credentials"
-_NOT_YET = "is not supported by this version"
 _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
 
 
 @pytest.mark.parametrize(
     ("line", "column", "message"),
     [
-        # Features of later versions: refused by name.
         ("ledger: {retention_days: 0}", 26, "`ledger.retention_days` must be at least 1"),
         (
             'ledger: {url: "mysql://db/authz"}',
@@ -145,7 +153,8 @@ _ALGORITHMS = "`ES256`, `ES384`, `PS256`, `RS256` or `EdDSA`"
             15,
             "`ledger.url` must be `sqlite:///path` or `postgresql://…`",
         ),
-        ("bundles: {mode: {t: shadow}}", 21, f"`bundles.mode.t` is `shadow`, which {_NOT_YET}"),
+        ("bundles: {mode: {t: observe}}", 21, "`bundles.mode.t` must be `enforce` or `shadow`"),
+        ("bundles: {mode: shadow}", 17, "`bundles.mode` must be a mapping"),
         ("retention_days: 1", 1, "`retention_days` is not a known key"),
         # Values.
         (

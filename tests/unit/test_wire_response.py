@@ -89,7 +89,7 @@ def test_allow(protocol: Protocol) -> None:
     ok = response.ok_response
     assert headers(ok.headers) == {"x-authz-decision-id": ID}
     assert headers(ok.response_headers_to_add) == {"x-authz-decision-id": ID}
-    assert list(ok.headers_to_remove) == ["x-authz-verdict"]
+    assert list(ok.headers_to_remove) == ["x-authz-verdict", "x-authz-mode"]
     assert not ok.HasField("dynamic_metadata")  # would override ours
     assert not ok.query_parameters_to_set
     assert not ok.query_parameters_to_remove
@@ -97,7 +97,7 @@ def test_allow(protocol: Protocol) -> None:
 
 def test_allow_may_strip_the_delegation() -> None:
     removed = answered(decision(Reason.OK, strip_delegation=True)).ok_response.headers_to_remove
-    assert list(removed) == ["x-authz-verdict", "txn-token", "delegation-chain"]
+    assert list(removed)[2:] == ["txn-token", "delegation-chain"]
 
 
 # --- deny and escalate over HTTP ------------------------------------------------------------
@@ -337,6 +337,7 @@ def test_metadata_always_has_the_same_members(protocol: Protocol, reason: Reason
         "decision_id": ID,
         "verdict": final.verdict,
         "reason": reason,
+        "mode": "enforce",
         "bundle": "tools",
         "revision": "r1",
         "subject": "alice@example.org",
