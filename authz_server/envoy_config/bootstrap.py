@@ -4,13 +4,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from authz_server.core.attributes import Protocol
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapStaticResources,
+)
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
+    DownstreamConnectionsConfig,
+)
+from envoy_data_plane.google.protobuf import Struct
+
 from authz_server.core.errors import InvalidValueError
-from authz_server.envoy_config import ext_authz, tls
-from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint, is_name
-from authz_server.envoy_config.listener import listener_tree, upstream_cluster_name
-from authz_server.envoy_config.tree import Tree, address_tree, typed
-from authz_server.settings.addresses import TcpAddress, UnixAddress
+from authz_server.envoy_config import clusters, ext_authz
+from authz_server.envoy_config.addresses import bound
+from authz_server.envoy_config.enforcement_point import EnforcementPoint
+from authz_server.envoy_config.listener import listener
+from authz_server.envoy_config.messages import packed, tree_of
+from authz_server.envoy_config.tree import Tree
+from authz_server.settings.addresses import UnixAddress
 
 # Connections that a flood may hold open before Envoy refuses more; without a limit it warns.
 _CONNECTIONS_MAX = 10_000
@@ -36,36 +49,33 @@ def bootstrap_tree(
     points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
 ) -> Tree:
     """Return what `render_bootstrap` writes, as plain values."""
+    return tree_of(bootstrap(points, node=node, admin_socket=admin_socket))
+
+
+def bootstrap(
+    points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
+) -> Bootstrap:
+    """Return what `render_bootstrap` writes, as Envoy's message."""
     names = [point.name for point in points]
     if not names or len(set(names)) != len(names):
         raise InvalidValueError("an Envoy needs at least one enforcement point, names unique")
-    tree: Tree = {
-        "node": {
-            "id": node,
-            "cluster": node,
-            "metadata": {ext_authz.NODE_LABELS_KEY: {"node": node}},
-        }
-    }
-    if admin_socket is not None:
-        tree["admin"] = {"address": address_tree(UnixAddress(admin_socket))}
-    tree["static_resources"] = {
-        "listeners": [listener_tree(point) for point in points],
-        "clusters": [cluster for point in points for cluster in _clusters(point)]
-        + [_agent_cluster(agent) for agent in _agents(points)],
-    }
-    tree["overload_manager"] = _overload_manager()
-    return tree
-
-
-def _clusters(point: EnforcementPoint) -> list[Tree]:
-    pdp = _cluster(ext_authz.pdp_cluster_name(point), *point.pdp, connect_timeout="0.25s")
-    pdp["typed_extension_protocol_options"] = _http2()
-    if point.pdp_tls is not None:
-        pdp["transport_socket"] = tls.pdp_socket(point.pdp_tls)
-    upstream = _cluster(upstream_cluster_name(point), point.upstream, connect_timeout="1s")
-    if point.protocol is Protocol.GRPC:
-        upstream["typed_extension_protocol_options"] = _http2()
-    return [pdp, upstream]
+    metadata = Struct.from_dict({ext_authz.NODE_LABELS_KEY: {"node": node}})
+    return Bootstrap(
+        node=Node(id=node, cluster=node, metadata=metadata),
+        admin=Admin(address=bound(UnixAddress(admin_socket))) if admin_socket else None,
+        static_resources=BootstrapStaticResources(
+            listeners=[listener(point) for point in points],
+            clusters=[
+                *(
+                    cluster
+                    for point in points
+                    for cluster in (clusters.pdp_cluster(point), clusters.upstream_cluster(point))
+                ),
+                *(clusters.agent_cluster(agent) for agent in _agents(points)),
+            ],
+        ),
+        overload_manager=_overload_manager(),
+    )
 
 
 def _agents(points: Sequence[EnforcementPoint]) -> frozenset[Path]:
@@ -75,52 +85,9 @@ def _agents(points: Sequence[EnforcementPoint]) -> frozenset[Path]:
     return agents
 
 
-def _agent_cluster(agent: Path) -> Tree:
-    cluster = _cluster(tls.AGENT_CLUSTER, UnixAddress(agent), connect_timeout="1s")
-    return cluster | {"typed_extension_protocol_options": _http2()}
-
-
-def _cluster(name: str, *addresses: Address, connect_timeout: str) -> Tree:
-    resolved = not any(is_name(address) for address in addresses)
-    endpoints = [{"endpoint": {"address": _endpoint_address(address)}} for address in addresses]
-    return {
-        "name": name,
-        "type": "STATIC" if resolved else "STRICT_DNS",
-        "connect_timeout": connect_timeout,
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": endpoints}],
-        },
-    }
-
-
-def _endpoint_address(address: Address) -> Tree:
-    if isinstance(address, TcpAddress):
-        return address_tree(address)
-    return {"pipe": {"path": str(address.path)}}
-
-
-def _http2() -> Tree:
-    """Return options for an HTTP/2 upstream whose death is noticed between requests too."""
-    keepalive = {"interval": "30s", "timeout": "5s"}
-    return {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-            "upstreams.http.v3.HttpProtocolOptions",
-            {
-                "explicit_http_config": {
-                    "http2_protocol_options": {"connection_keepalive": keepalive}
-                }
-            },
-        )
-    }
-
-
-def _overload_manager() -> Tree:
-    monitor = {
-        "name": "envoy.resource_monitors.global_downstream_max_connections",
-        "typed_config": typed(
-            "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-            {"max_active_downstream_connections": _CONNECTIONS_MAX},
-        ),
-    }
-    return {"resource_monitors": [monitor]}
+def _overload_manager() -> OverloadManager:
+    limit = DownstreamConnectionsConfig(max_active_downstream_connections=_CONNECTIONS_MAX)
+    monitor = ResourceMonitor(
+        name="envoy.resource_monitors.global_downstream_max_connections", typed_config=packed(limit)
+    )
+    return OverloadManager(resource_monitors=[monitor])

@@ -9,9 +9,41 @@ Field by field, what must hold for a denial to be a denial:
 - `deny_at_disable`: switching the filter off at run time denies.
 """
 
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RuntimeFeatureFlag,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
+    BufferSettings,
+    CheckSettings,
+    ExtAuthz,
+    ExtAuthzPerRoute,
+)
+from envoy_data_plane.envoy.extensions.filters.http.mcp.v3 import Mcp, McpTrafficMode
+from envoy_data_plane.envoy.extensions.filters.network.ext_authz.v3 import (
+    ExtAuthz as NetworkExtAuthz,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpFilter,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    ListStringMatcher,
+    RegexMatcher,
+    StringMatcher,
+)
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Any
+
 from authz_server.core import limits
+from authz_server.envoy_config.clusters import pdp_cluster_name
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
-from authz_server.envoy_config.tree import Tree, extension, seconds, typed
+from authz_server.envoy_config.messages import packed
 
 HTTP_FILTER = "envoy.filters.http.ext_authz"
 NETWORK_FILTER = "envoy.filters.network.ext_authz"
@@ -24,88 +56,83 @@ _DENIED_BODY_BYTES_MAX = 2 * limits.DENIED_BODY_BYTES_MAX
 NODE_LABELS_KEY = "authz"
 
 
-def http_filter(point: EnforcementPoint, *, namespaces: list[str]) -> Tree:
+def http_filter(point: EnforcementPoint, *, namespaces: list[str]) -> HttpFilter:
     """Return the HTTP filter. `namespaces` are those of filters that really run before it."""
-    settings: Tree = {
-        **_common(point),
-        "status_on_error": {"code": "ServiceUnavailable"},
-        "validate_mutations": True,
-        "encode_raw_headers": True,
-        "with_request_body": {
-            "max_request_bytes": limits.BODY_BYTES_MAX,
-            "allow_partial_message": False,
-            "pack_as_bytes": True,
-        },
+    settings = ExtAuthz(
+        transport_api_version=ApiVersion.V3,
+        stat_prefix="pdp",
+        grpc_service=_pdp(point),
+        failure_mode_allow=False,
+        include_peer_certificate=True,
+        include_tls_session=True,
+        bootstrap_metadata_labels_key=NODE_LABELS_KEY,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        validate_mutations=True,
+        encode_raw_headers=True,
+        with_request_body=BufferSettings(
+            max_request_bytes=limits.BODY_BYTES_MAX,
+            allow_partial_message=False,
+            pack_as_bytes=True,
+        ),
         # Secrets the PDP has no use for. Delegation and Authorization must reach it.
-        "disallowed_headers": {"patterns": [{"exact": "cookie", "ignore_case": True}]},
-        "decoder_header_mutation_rules": {
-            "disallow_all": True,
-            "allow_expression": {"regex": _mutable_headers(point)},
-        },
-        "enable_dynamic_metadata_ingestion": True,
-        "emit_filter_state_stats": True,
-        "charge_cluster_response_stats": True,
-        "max_denied_response_body_bytes": _DENIED_BODY_BYTES_MAX,
-        "enforce_response_header_limits": True,
-        "deny_at_disable": {
-            "default_value": {"value": True},
-            "runtime_key": "authz.deny_at_disable",
-        },
-    }
-    if namespaces:
-        settings["metadata_context_namespaces"] = list(namespaces)
-    return extension(HTTP_FILTER, "filters.http.ext_authz.v3.ExtAuthz", settings)
+        disallowed_headers=ListStringMatcher(
+            patterns=[StringMatcher(exact="cookie", ignore_case=True)]
+        ),
+        decoder_header_mutation_rules=HeaderMutationRules(
+            disallow_all=True,
+            allow_expression=RegexMatcher(regex=_mutable_headers(point)),
+        ),
+        enable_dynamic_metadata_ingestion=True,
+        emit_filter_state_stats=True,
+        charge_cluster_response_stats=True,
+        max_denied_response_body_bytes=_DENIED_BODY_BYTES_MAX,
+        enforce_response_header_limits=True,
+        deny_at_disable=RuntimeFeatureFlag(default_value=True, runtime_key="authz.deny_at_disable"),
+        metadata_context_namespaces=list(namespaces),
+    )
+    return HttpFilter(name=HTTP_FILTER, typed_config=packed(settings))
 
 
-def http_route_settings(point: EnforcementPoint) -> Tree:
+def http_route_settings(point: EnforcementPoint) -> dict[str, Any]:
     """Return the per-route settings that tell the PDP which workload stands behind the route."""
-    return {
-        HTTP_FILTER: typed(
-            "filters.http.ext_authz.v3.ExtAuthzPerRoute",
-            {"check_settings": {"context_extensions": point.context_extensions}},
-        )
-    }
+    told = CheckSettings(context_extensions=point.context_extensions)
+    return {HTTP_FILTER: packed(ExtAuthzPerRoute(check_settings=told))}
 
 
-def network_filter(point: EnforcementPoint) -> Tree:
+def network_filter(point: EnforcementPoint) -> Filter:
     """Return the TCP filter: one check for each connection, at its first byte."""
-    settings = {**_common(point), "send_tls_alert_on_denial": True}
-    return extension(NETWORK_FILTER, "filters.network.ext_authz.v3.ExtAuthz", settings)
+    settings = NetworkExtAuthz(
+        transport_api_version=ApiVersion.V3,
+        stat_prefix="pdp",
+        grpc_service=_pdp(point),
+        failure_mode_allow=False,
+        include_peer_certificate=True,
+        include_tls_session=True,
+        bootstrap_metadata_labels_key=NODE_LABELS_KEY,
+        send_tls_alert_on_denial=True,
+    )
+    return Filter(name=NETWORK_FILTER, typed_config=packed(settings))
 
 
-def mcp_filter() -> Tree:
+def mcp_filter() -> HttpFilter:
     """Return the filter that rejects what is not MCP before the PDP is asked.
 
     A second opinion, not the judge: it admits GET and DELETE without a look, and compares
     headers with the body for one protocol version only. The PDP parses the body itself.
     """
-    settings: Tree = {
-        "traffic_mode": "REJECT_NO_MCP",
-        "attribute_source": "VERIFY",
-        "reject_duplicate_keys": True,
-        "max_request_body_size": limits.BODY_BYTES_MAX,
-    }
-    return extension(MCP_FILTER, "filters.http.mcp.v3.Mcp", settings)
+    settings = Mcp(
+        traffic_mode=McpTrafficMode.REJECT_NO_MCP,
+        reject_duplicate_keys=True,
+        max_request_body_size=limits.BODY_BYTES_MAX,
+    )
+    return HttpFilter(name=MCP_FILTER, typed_config=packed(settings, attribute_source="VERIFY"))
 
 
-def pdp_cluster_name(point: EnforcementPoint) -> str:
-    """Return the name of the cluster that leads to the point's PDP."""
-    return f"{point.name}_pdp"
-
-
-def _common(point: EnforcementPoint) -> Tree:
-    return {
-        "transport_api_version": "V3",
-        "stat_prefix": "pdp",
-        "grpc_service": {
-            "envoy_grpc": {"cluster_name": pdp_cluster_name(point)},
-            "timeout": seconds(point.pdp_timeout_s),
-        },
-        "failure_mode_allow": False,
-        "include_peer_certificate": True,
-        "include_tls_session": True,
-        "bootstrap_metadata_labels_key": NODE_LABELS_KEY,
-    }
+def _pdp(point: EnforcementPoint) -> GrpcService:
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=pdp_cluster_name(point)),
+        timeout=timedelta(seconds=point.pdp_timeout_s),
+    )
 
 
 def _mutable_headers(point: EnforcementPoint) -> str:

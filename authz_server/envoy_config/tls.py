@@ -5,7 +5,36 @@ are those of SPIRE: an SVID by its SPIFFE ID, and `ALL` for the bundles of every
 validator that holds a certificate against the bundle of its own domain.
 """
 
+from datetime import timedelta
 from typing import Final
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiConfigSource,
+    ApiConfigSourceApiType,
+    ApiVersion,
+    ConfigSource,
+    DataSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    TransportSocket,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    CommonTlsContextCombinedCertificateValidationContext,
+    DownstreamTlsContext,
+    SdsSecretConfig,
+    SpiffeCertValidatorConfig,
+    SpiffeCertValidatorConfigTrustDomain,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsCertificate,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.spiffe import SpiffeId
@@ -15,101 +44,121 @@ from authz_server.envoy_config.enforcement_point import (
     SvidFiles,
     SvidFromAgent,
 )
-from authz_server.envoy_config.tree import Tree, extension
+from authz_server.envoy_config.messages import packed
 
 AGENT_CLUSTER: Final = "spire_agent"
 _ALL_BUNDLES: Final = "ALL"
+_TLS_SOCKET: Final = "envoy.transport_sockets.tls"
+_TLS_1_3: Final = TlsParametersTlsProtocol.TLSv1_3
 
 
-def server_socket(point: EnforcementPoint) -> Tree:
+def server_socket(point: EnforcementPoint) -> TransportSocket:
     """Return the TLS socket: 1.3, and a client certificate proved by its SPIFFE trust bundle."""
-    common: Tree = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
-        **_certificates(point.svid),
-        **_validation(point.svid, point.workload_id, match=None),
-    }
-    if point.protocol is not Protocol.TCP:
-        common["alpn_protocols"] = ["h2", "http/1.1"]
-    return extension(
-        "envoy.transport_sockets.tls",
-        "transport_sockets.tls.v3.DownstreamTlsContext",
-        {"require_client_certificate": True, "common_tls_context": common},
+    context = DownstreamTlsContext(
+        require_client_certificate=True,
+        common_tls_context=_common(
+            point.svid,
+            peers_of=point.workload_id,
+            expected=None,
+            params=TlsParameters(tls_minimum_protocol_version=_TLS_1_3),
+            alpn=[] if point.protocol is Protocol.TCP else ["h2", "http/1.1"],
+        ),
     )
+    return TransportSocket(name=_TLS_SOCKET, typed_config=packed(context))
 
 
-def pdp_socket(pdp: PdpTls) -> Tree:
+def pdp_socket(pdp: PdpTls) -> TransportSocket:
     """Return the TLS socket towards the PDP, which must prove exactly one SPIFFE ID."""
-    common: Tree = {
-        # As a client Envoy stops at 1.2 unless told otherwise.
-        "tls_params": {
-            "tls_minimum_protocol_version": "TLSv1_3",
-            "tls_maximum_protocol_version": "TLSv1_3",
-        },
-        **_certificates(pdp.svid),
-        **_validation(pdp.svid, pdp.spiffe_id, match=pdp.spiffe_id),
-        "alpn_protocols": ["h2"],
-    }
-    return extension(
-        "envoy.transport_sockets.tls",
-        "transport_sockets.tls.v3.UpstreamTlsContext",
-        {"common_tls_context": common},
+    context = UpstreamTlsContext(
+        common_tls_context=_common(
+            pdp.svid,
+            peers_of=pdp.spiffe_id,
+            expected=pdp.spiffe_id,
+            params=TlsParameters(
+                tls_minimum_protocol_version=_TLS_1_3,
+                # As a client Envoy stops at 1.2 unless told otherwise.
+                tls_maximum_protocol_version=_TLS_1_3,
+            ),
+            alpn=["h2"],
+        )
     )
+    return TransportSocket(name=_TLS_SOCKET, typed_config=packed(context))
 
 
-def _certificates(svid: SvidFiles | SvidFromAgent) -> Tree:
-    if isinstance(svid, SvidFromAgent):
-        return {"tls_certificate_sds_secret_configs": [_secret(str(svid.spiffe_id))]}
-    certificate = {
-        "certificate_chain": {"filename": str(svid.certificate)},
-        "private_key": {"filename": str(svid.private_key)},
-    }
-    return {"tls_certificates": [certificate]}
+def _common(
+    svid: SvidFiles | SvidFromAgent,
+    *,
+    peers_of: SpiffeId,
+    expected: SpiffeId | None,
+    params: TlsParameters,
+    alpn: list[str],
+) -> CommonTlsContext:
+    """Return what both sockets share: an SVID of our own, and what peers are held against.
 
-
-def _validation(svid: SvidFiles | SvidFromAgent, of: SpiffeId, *, match: SpiffeId | None) -> Tree:
-    """Return what peers are held against; with `match`, the one URI name they must have.
-
-    `of` is a workload of the trust domain whose bundle is in the files.
+    `peers_of` is a workload of the trust domain whose bundle is in the files. With `expected`,
+    peers must have exactly that one URI name.
     """
-    names: Tree = {}
-    if match is not None:
-        exactly = {"san_type": "URI", "matcher": {"exact": str(match)}}
-        names = {"match_typed_subject_alt_names": [exactly]}
-    if isinstance(svid, SvidFromAgent):
-        bundles = _secret(_ALL_BUNDLES)
-        if not names:
-            return {"validation_context_sds_secret_config": bundles}
-        combined = {
-            "default_validation_context": names,
-            "validation_context_sds_secret_config": bundles,
-        }
-        return {"combined_validation_context": combined}
-    return {"validation_context": {"custom_validator_config": _validator(svid, of), **names}}
-
-
-def _validator(svid: SvidFiles, of: SpiffeId) -> Tree:
-    trust_domain = {
-        "name": str(of.trust_domain),
-        "trust_bundle": {"filename": str(svid.trust_bundle)},
-    }
-    return extension(
-        "envoy.tls.cert_validator.spiffe",
-        "transport_sockets.tls.v3.SPIFFECertValidatorConfig",
-        {"trust_domains": [trust_domain]},
+    names = [] if expected is None else [_exactly(expected)]
+    if isinstance(svid, SvidFiles):
+        return CommonTlsContext(
+            tls_params=params,
+            tls_certificates=[_certificate(svid)],
+            validation_context=CertificateValidationContext(
+                custom_validator_config=_validator(svid, peers_of),
+                match_typed_subject_alt_names=names,
+            ),
+            alpn_protocols=alpn,
+        )
+    bundles = _secret(_ALL_BUNDLES)
+    combined = CommonTlsContextCombinedCertificateValidationContext(
+        default_validation_context=CertificateValidationContext(
+            match_typed_subject_alt_names=names
+        ),
+        validation_context_sds_secret_config=bundles,
+    )
+    return CommonTlsContext(
+        tls_params=params,
+        tls_certificate_sds_secret_configs=[_secret(str(svid.spiffe_id))],
+        combined_validation_context=combined if names else None,
+        validation_context_sds_secret_config=None if names else bundles,
+        alpn_protocols=alpn,
     )
 
 
-def _secret(name: str) -> Tree:
-    service = {"envoy_grpc": {"cluster_name": AGENT_CLUSTER}}
-    source = {
-        "resource_api_version": "V3",
+def _certificate(svid: SvidFiles) -> TlsCertificate:
+    return TlsCertificate(
+        certificate_chain=DataSource(filename=str(svid.certificate)),
+        private_key=DataSource(filename=str(svid.private_key)),
+    )
+
+
+def _exactly(name: SpiffeId) -> SubjectAltNameMatcher:
+    return SubjectAltNameMatcher(
+        san_type=SubjectAltNameMatcherSanType.URI, matcher=StringMatcher(exact=str(name))
+    )
+
+
+def _validator(svid: SvidFiles, of: SpiffeId) -> TypedExtensionConfig:
+    trust_domain = SpiffeCertValidatorConfigTrustDomain(
+        name=str(of.trust_domain), trust_bundle=DataSource(filename=str(svid.trust_bundle))
+    )
+    return TypedExtensionConfig(
+        name="envoy.tls.cert_validator.spiffe",
+        typed_config=packed(SpiffeCertValidatorConfig(trust_domains=[trust_domain])),
+    )
+
+
+def _secret(name: str) -> SdsSecretConfig:
+    agent = GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=AGENT_CLUSTER))
+    source = ConfigSource(
+        resource_api_version=ApiVersion.V3,
         # Without SVID and bundle there is nothing to serve; SPIRE's agent answers within seconds.
-        "initial_fetch_timeout": "0s",
-        "api_config_source": {
-            "api_type": "GRPC",
-            "transport_api_version": "V3",
-            "set_node_on_first_message_only": True,
-            "grpc_services": [service],
-        },
-    }
-    return {"name": name, "sds_config": source}
+        initial_fetch_timeout=timedelta(0),
+        api_config_source=ApiConfigSource(
+            api_type=ApiConfigSourceApiType.GRPC,
+            transport_api_version=ApiVersion.V3,
+            set_node_on_first_message_only=True,
+            grpc_services=[agent],
+        ),
+    )
+    return SdsSecretConfig(name=name, sds_config=source)

@@ -18,7 +18,6 @@ from authz_server.demo.authority import write_svid
 from authz_server.envoy_config.binary import envoy_binary
 from authz_server.envoy_config.bootstrap import bootstrap_tree
 from authz_server.envoy_config.enforcement_point import EnforcementPoint, SvidFiles
-from authz_server.envoy_config.tree import extension
 from authz_server.settings.addresses import TcpAddress
 from tests.bench.processes import free_port, on_core, wait_for_port
 from tests.pdp_site import AUDIENCE, TRUST_DOMAIN, PdpSite
@@ -76,7 +75,7 @@ def _point(site: PdpSite, name: str, listen: int, upstream: int, pdp: int) -> En
 
 
 def _entry(name: str, port: int) -> dict[str, object]:
-    proxy = extension(
+    proxy = _extension(
         "envoy.filters.network.tcp_proxy",
         "filters.network.tcp_proxy.v3.TcpProxy",
         {"stat_prefix": name, "cluster": f"{name}_mtls"},
@@ -109,7 +108,7 @@ def _through_mtls(site: PdpSite, point: EnforcementPoint) -> dict[str, object]:
         "name": f"{point.name}_mtls",
         "type": "STATIC",
         "connect_timeout": "1s",
-        "transport_socket": extension(
+        "transport_socket": _extension(
             "envoy.transport_sockets.tls", "transport_sockets.tls.v3.UpstreamTlsContext", tls
         ),
         "load_assignment": {
@@ -119,9 +118,14 @@ def _through_mtls(site: PdpSite, point: EnforcementPoint) -> dict[str, object]:
     }
 
 
+def _extension(name: str, type_name: str, settings: Mapping[str, object]) -> dict[str, object]:
+    kind = f"type.googleapis.com/envoy.extensions.{type_name}"
+    return {"name": name, "typed_config": {"@type": kind, **settings}}
+
+
 def _fixed_answer(port: int) -> dict[str, object]:
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
-    manager = extension(
+    manager = _extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         {
@@ -130,7 +134,7 @@ def _fixed_answer(port: int) -> dict[str, object]:
                 "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]
             },
             "http_filters": [
-                extension("envoy.filters.http.router", "filters.http.router.v3.Router", {})
+                _extension("envoy.filters.http.router", "filters.http.router.v3.Router", {})
             ],
         },
     )

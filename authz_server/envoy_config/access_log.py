@@ -1,0 +1,53 @@
+"""The access log of an enforcement point: who asked, what was decided, one JSON object a line.
+
+Never the query, the body or a token: they may name people and hold secrets.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
+from envoy_data_plane.google.protobuf import Struct
+
+from authz_server.core.attributes import Protocol
+from authz_server.envoy_config import ext_authz
+from authz_server.envoy_config.enforcement_point import EnforcementPoint
+from authz_server.envoy_config.messages import packed
+
+_CONNECTION: Final[Mapping[str, str]] = {
+    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "listener": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "upstream": "%UPSTREAM_HOST%",
+    "duration_ms": "%DURATION%",
+}
+_REQUEST: Final[Mapping[str, str]] = {
+    "method": "%REQ(:METHOD)%",
+    "host": "%REQ(:AUTHORITY)%",
+    "path": "%PATH(NQ)%",
+    "status": "%RESPONSE_CODE%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+}
+_DECISION: Final = ("decision_id", "verdict", "reason", "bundle", "revision", "subject", "rules")
+
+
+def access_log(point: EnforcementPoint) -> AccessLog:
+    """Return the log of `point`, to its file or to standard output."""
+    tcp = point.protocol is Protocol.TCP
+    asking = ext_authz.NETWORK_FILTER if tcp else ext_authz.HTTP_FILTER
+    fields = dict(_CONNECTION) if tcp else {**_CONNECTION, **_REQUEST}
+    fields |= {name: f"%DYNAMIC_METADATA({asking}:{name})%" for name in _DECISION}
+    line = SubstitutionFormatString(json_format=Struct.from_dict(fields))
+    if point.access_log is None:
+        return AccessLog(
+            name="envoy.access_loggers.stdout",
+            typed_config=packed(StdoutAccessLog(log_format=line)),
+        )
+    return AccessLog(
+        name="envoy.access_loggers.file",
+        typed_config=packed(FileAccessLog(path=str(point.access_log), log_format=line)),
+    )

@@ -1,0 +1,98 @@
+"""The clusters of an Envoy: the PDP, the protected workload, and the agent that gives SVIDs."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.core.v3 import Http2ProtocolOptions, KeepaliveSettings
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from authz_server.core.attributes import Protocol
+from authz_server.envoy_config import tls
+from authz_server.envoy_config.addresses import reached
+from authz_server.envoy_config.enforcement_point import Address, EnforcementPoint, is_name
+from authz_server.envoy_config.messages import packed
+from authz_server.settings.addresses import UnixAddress
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+# The PDP is near, and a check waits no longer than its timeout.
+_PDP_CONNECT = timedelta(seconds=0.25)
+_CONNECT = timedelta(seconds=1)
+
+
+def pdp_cluster_name(point: EnforcementPoint) -> str:
+    """Return the name of the cluster that leads to the point's PDP."""
+    return f"{point.name}_pdp"
+
+
+def upstream_cluster_name(point: EnforcementPoint) -> str:
+    """Return the name of the cluster that leads to the protected workload."""
+    return f"{point.name}_upstream"
+
+
+def pdp_cluster(point: EnforcementPoint) -> Cluster:
+    """Return the cluster of all addresses of the PDP."""
+    name = pdp_cluster_name(point)
+    return Cluster(
+        name=name,
+        type=_discovery(*point.pdp),
+        connect_timeout=_PDP_CONNECT,
+        load_assignment=_endpoints(name, *point.pdp),
+        typed_extension_protocol_options=_http2(),
+        transport_socket=tls.pdp_socket(point.pdp_tls) if point.pdp_tls else None,
+    )
+
+
+def upstream_cluster(point: EnforcementPoint) -> Cluster:
+    """Return the cluster of the protected workload."""
+    name = upstream_cluster_name(point)
+    return Cluster(
+        name=name,
+        type=_discovery(point.upstream),
+        connect_timeout=_CONNECT,
+        load_assignment=_endpoints(name, point.upstream),
+        typed_extension_protocol_options=_http2() if point.protocol is Protocol.GRPC else {},
+    )
+
+
+def agent_cluster(agent: Path) -> Cluster:
+    """Return the cluster of the agent whose socket is `agent`."""
+    return Cluster(
+        name=tls.AGENT_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=_CONNECT,
+        load_assignment=_endpoints(tls.AGENT_CLUSTER, UnixAddress(agent)),
+        typed_extension_protocol_options=_http2(),
+    )
+
+
+def _discovery(*addresses: Address) -> ClusterDiscoveryType:
+    if any(is_name(address) for address in addresses):
+        return ClusterDiscoveryType.STRICT_DNS
+    return ClusterDiscoveryType.STATIC
+
+
+def _endpoints(cluster: str, *addresses: Address) -> ClusterLoadAssignment:
+    endpoints = [LbEndpoint(endpoint=Endpoint(address=reached(address))) for address in addresses]
+    return ClusterLoadAssignment(
+        cluster_name=cluster, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]
+    )
+
+
+def _http2() -> dict[str, Any]:
+    """Return options for an HTTP/2 upstream whose death is noticed between requests too."""
+    keepalive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=5))
+    http2 = Http2ProtocolOptions(connection_keepalive=keepalive)
+    explicit = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+    return {_HTTP_OPTIONS: packed(HttpProtocolOptions(explicit_http_config=explicit))}
