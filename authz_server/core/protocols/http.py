@@ -42,7 +42,7 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
     `MALFORMED_BODY`, `BODY_TRUNCATED`, `OVERSIZE`).
     """
     target, host = request_line(http)
-    if http.method in _WITHOUT_BODY and (http.body or _declares_body(http)):
+    if http.method in _WITHOUT_BODY and (http.body or declares_body(http)):
         raise RequestFault(Reason.MALFORMED_BODY, f"a {http.method} request must not have a body")
     query: AttributeMap = parse_query(target.query) if target.query else no_attributes()
     if "_method" in query and query["_method"] != http.method:
@@ -63,7 +63,7 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
             resource=route.resource,
             labels=route.labels,
         ),
-        arguments_seen=_body_seen(http),
+        arguments_seen=body_seen(http),
     )
 
 
@@ -144,13 +144,13 @@ def _digest(query: str, body: bytes) -> str | None:
     return hashlib.sha256(query.encode("ascii") + b"\0" + body).hexdigest()
 
 
-def _declares_body(http: HttpRequest) -> bool:
+def declares_body(http: HttpRequest) -> bool:
     """Tell whether the framing announces a body (RFC 9112 §6), shown to us or not."""
     length = http.headers.text("content-length")
     return (length is not None and length != "0") or "transfer-encoding" in http.headers.fields
 
 
-def _body_seen(http: HttpRequest) -> bool:
+def body_seen(http: HttpRequest) -> bool:
     """Tell whether the body, if the request has one, is in front of us.
 
     Without `with_request_body` Envoy sends none. Then HTTP/1 framing tells whether one exists, and
@@ -158,7 +158,7 @@ def _body_seen(http: HttpRequest) -> bool:
     """
     if http.body or http.method in _WITHOUT_BODY:
         return True
-    if _declares_body(http):
+    if declares_body(http):
         return False
     declared_empty = http.headers.lines("content-length") != ()
     return declared_empty or http.protocol.startswith("HTTP/1") or http.size == 0

@@ -7,10 +7,13 @@ only by case, batches, unknown members, byte order marks and compressed bodies a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from authz_server.core import limits, strict_json
 from authz_server.core.errors import InvalidValueError, Reason, RequestFault
 from authz_server.core.request import HttpRequest
+
+JSON: Final = frozenset({"application/json"})
 
 _MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _ID_CHARS_MAX = 256
@@ -28,32 +31,40 @@ class Message:
     id_json: str | None
 
 
-def parse(http: HttpRequest) -> Message:
+def parse(http: HttpRequest, media_types: frozenset[str] = JSON) -> Message:
     """Return the one message in the body.
 
     Raises `RequestFault` (`MALFORMED_BODY`, `OVERSIZE`).
     """
-    _check_media_type(http)
+    value = document(http, media_types)
+    if not isinstance(value, dict):
+        raise _malformed("body is not one JSON-RPC object; batches are refused")
+    return _message(value)
+
+
+def document(http: HttpRequest, media_types: frozenset[str] = JSON) -> object:
+    """Return the JSON value in the body, whose media type is one of `media_types`.
+
+    Raises `RequestFault` (`MALFORMED_BODY`, `OVERSIZE`).
+    """
+    _check_media_type(http, media_types)
     if len(http.body) > limits.BODY_BYTES_MAX:
         raise RequestFault(Reason.OVERSIZE, "body is larger than 256 KiB")
     try:
-        value = strict_json.loads(
+        return strict_json.loads(
             http.body,
             depth_max=limits.JSON_DEPTH_MAX,
             members_max=limits.JSON_MEMBERS_MAX,
         )
     except InvalidValueError as error:
         raise _malformed(f"body is not strict JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise _malformed("body is not one JSON-RPC object; batches are refused")
-    return _message(value)
 
 
-def _check_media_type(http: HttpRequest) -> None:
+def _check_media_type(http: HttpRequest, media_types: frozenset[str]) -> None:
     content_type = http.headers.text("content-type") or ""
     media_type, _, parameters = content_type.partition(";")
-    if media_type.strip().lower() != "application/json":
-        raise _malformed("content type is not `application/json`")
+    if media_type.strip().lower() not in media_types:
+        raise _malformed(f"content type is not `{'` or `'.join(sorted(media_types))}`")
     if parameters.replace(" ", "").lower() not in {"", "charset=utf-8", 'charset="utf-8"'}:
         raise _malformed("content type has a parameter other than `charset=utf-8`")
     if (http.headers.text("content-encoding") or "identity").lower() != "identity":
