@@ -13,7 +13,7 @@ from typing import Protocol
 
 from authz_server.agent.svid import Svid
 from authz_server.core.spiffe import SpiffeId
-from authz_server.demo.authority import TrustDomainAuthority, write_svid
+from authz_server.demo.authority import LeafProfile, TrustDomainAuthority, write_svid
 from authz_server.demo.layout import Layout
 from authz_server.demo.plan import MeshPlan, Service
 from authz_server.envoy_config.enforcement_point import PdpTls, SvidFiles, SvidFromAgent
@@ -74,7 +74,14 @@ class IssuedIdentity:
     def svid(self, workload: str) -> Svid:
         """Return the SVID, issued and written at first use."""
         if workload not in self._svids:
-            svid = self._authority.issue_svid(self._plan.spiffe_id(workload))
+            names = {
+                name
+                for service in self._plan.services
+                if service.workload == workload
+                for name in service.dns_names
+            }
+            profile = LeafProfile(dns_names=sorted(names))
+            svid = self._authority.issue_svid(self._plan.spiffe_id(workload), profile=profile)
             write_identity(svid, self._authority.bundle_pem, self._layout.svid(workload))
             self._svids[workload] = svid
         return self._svids[workload]

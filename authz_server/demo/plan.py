@@ -32,6 +32,11 @@ class Service:
         """What a delegation link must name to be used here."""
         return f"https://{self.host}"
 
+    @property
+    def dns_names(self) -> tuple[str, ...]:
+        """What its SVID names besides the SPIFFE ID, which clients of these two cannot compare."""
+        return (self.host,) if self.protocol in {Protocol.GRPC, Protocol.TCP} else ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Party:

@@ -65,7 +65,7 @@ class Deployments:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such deployment")
         return found
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         """Return the methods by their names in the service."""
         answer = fleet.Deployment.SerializeToString
         unary: tuple[tuple[str, Callable[..., Any], type[Any]], ...] = (
