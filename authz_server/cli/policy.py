@@ -8,6 +8,7 @@ from typing import IO, Final
 import click
 from click.shell_completion import CompletionItem
 
+from authz_server.cli import policy_consistency
 from authz_server.cli.ledger_source import moment
 from authz_server.cli.policy_faults import in_order, show_fault, show_fault_json
 from authz_server.cli.policy_sources import NotedBundle, is_bundle, load_each, load_noted, load_one
@@ -340,3 +341,6 @@ def bench(directory: Path, requests: int) -> None:
     for source in load_noted(directory).values():
         name = {"bundle": source.bundle.name} if several else {}
         show_json({**name, **measure(source, requests)})
+
+
+group.add_command(policy_consistency.command)
