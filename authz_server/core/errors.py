@@ -61,13 +61,15 @@ class RequestFault(AuthzError):
     """The request is at fault; it is denied with `reason`.
 
     `detail` is one lower-case sentence without a full stop. It is shown to the caller and stored,
-    so it never quotes a token, a body, an argument value or another party.
+    so it never quotes a token, a body, an argument value or another party. `json_rpc_id` is set
+    where the request is JSON-RPC: the id to echo, as JSON text, `null` if it was not read.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.json_rpc_id: str | None = None
 
 
 class UnknownIssuerKey(RequestFault):

@@ -45,6 +45,7 @@ JSON_MEMBERS_MAX: Final = 10_000
 JSON_INTEGER_MAX: Final = 2**53 - 1
 ARGUMENTS_MAX: Final = 64  # declared by one bundle; each is looked for in every request
 POINTER_CHARS_MAX: Final = 512  # of a declared argument: a path through a body, written by hand
+IDENTIFIER_CHARS_MAX: Final = 256  # of a task, context, tenant or extension: UUIDs and short URIs
 ARGUMENT_ITEMS_MAX: Final = 256  # of a list that a rule searches, at every rule anew
 
 # --- policy ----------------------------------------------------------------------------------
