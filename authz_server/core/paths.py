@@ -164,6 +164,19 @@ def canonical_host(authority: str) -> CanonicalHost:
     return CanonicalHost(host)
 
 
+def canonical_destination(authority: str) -> tuple[CanonicalHost, int]:
+    """Return host and port of the authority that a CONNECT names (RFC 9110 §9.3.6).
+
+    Raises `RequestFault` (`MALFORMED_REQUEST`) as `canonical_host`, and for one without a port:
+    CONNECT has no default.
+    """
+    host = canonical_host(authority)
+    port = _split_port(authority)[1]
+    if port is None:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "destination of a tunnel has no port")
+    return host, int(port)
+
+
 def _split_port(authority: str) -> tuple[str, str | None]:
     if authority.startswith("["):
         host, bracket, rest = authority.partition("]")

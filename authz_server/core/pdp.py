@@ -122,7 +122,7 @@ def _judge(trace: _Trace) -> Decision:
     request, snapshot = trace.request, trace.snapshot
     if request.fault is not None:
         raise RequestFault(request.fault.reason, request.fault.detail)
-    route = trace.route = RouteContext.parse(request.extensions)
+    route = trace.route = RouteContext.of(request)
     _check_fresh(snapshot, trace.now)
     caller = trace.caller = identify_caller(request, snapshot, trace.now)
     operation = _read_operation(trace, route)
@@ -172,7 +172,9 @@ def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
             return grpc.operation(request.http, route)
         case Protocol.MCP:
             return mcp.operation(request.http, route, request.metadata)
-        case Protocol.A2A | Protocol.TCP:
+        case Protocol.TCP:
+            return tcp.tunnel(request.http, route)
+        case Protocol.A2A:
             raise RequestFault(
                 Reason.MALFORMED_REQUEST, "route names a protocol this version does not support"
             )
@@ -311,7 +313,7 @@ def _note_attempt(trace: _Trace) -> None:
     if trace.operation is not None:
         return
     try:
-        trace.route = trace.route or RouteContext.parse(request.extensions)
+        trace.route = trace.route or RouteContext.of(request)
         if request.fault is None:
             _read_operation(trace, trace.route)
             return
@@ -321,9 +323,12 @@ def _note_attempt(trace: _Trace) -> None:
 
 
 def _protocol(request: AccessRequest, route: RouteContext | None) -> Protocol:
+    """Return the protocol to answer in: the route's, or HTTP where CONNECT asks for a tunnel."""
     if request.http is None and request.fault is None:
         return Protocol.TCP
-    return route.protocol if route else Protocol.HTTP
+    if route is None or route.protocol is Protocol.TCP:
+        return Protocol.HTTP
+    return route.protocol
 
 
 def _action(
@@ -332,11 +337,10 @@ def _action(
     if operation is not None:
         act = operation.act
         return ActionRecord(protocol=act.protocol, name=act.name, read_only=act.read_only)
-    protocol = _protocol(request, route)
-    if protocol is Protocol.TCP:
-        name = "connect"
-    elif request.http is None:
-        name = "unreadable"
-    else:
+    if request.http is not None:
+        protocol = route.protocol if route else Protocol.HTTP
         name = request.http.method if request.http.method in http.METHODS else "unsupported"
+    else:
+        protocol = _protocol(request, route)
+        name = "connect" if protocol is Protocol.TCP else "unreadable"
     return ActionRecord(protocol=protocol, name=name, read_only=False)

@@ -37,7 +37,7 @@ def attempted_resource(request: AccessRequest, route: RouteContext | None) -> Re
     if http is None:
         return ResourceRecord(
             type="tcp" if request.fault is None else "http",
-            host=_cut(request.sni),
+            host=_cut(_printable(request.sni)) if request.sni else None,
             resource=route.resource if route else None,
             audience=route.audience if route else None,
         )

@@ -42,7 +42,10 @@ SECURITY_HEADERS: Final = frozenset(
     }
 )
 
+NODE_LABEL: Final = "node"  # of `destination.labels`: which Envoy asks, not what stands behind it
+
 _NO_METADATA: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,31 @@ class RouteContext:
             raise RequestFault(Reason.OVERSIZE, "route has too many context extensions")
         return _route_context(tuple(extensions.items()))
 
+    @classmethod
+    def of(cls, request: "AccessRequest") -> "RouteContext":
+        """Return what the operator says of the route or listener that `request` came by.
+
+        Envoy's network filter has no context extensions. What is said of a TCP listener stands in
+        the labels that its own `bootstrap_metadata_labels_key` names, under the same keys.
+
+        Raises `RequestFault` as `parse`, and for a listener that is described twice, in values
+        that are not text, or as speaking something else than TCP.
+        """
+        if request.http is not None or request.fault is not None:
+            return cls.parse(request.extensions)
+        told = {key: value for key, value in request.labels.items() if key != NODE_LABEL}
+        if told and request.extensions:
+            raise RequestFault(Reason.MALFORMED_REQUEST, "listener is described twice")
+        if not all(told.values()):
+            # Envoy makes an empty text of a number or a bare `true`: a check would be off unseen.
+            raise RequestFault(Reason.MALFORMED_REQUEST, "listener has a label that is not text")
+        route = cls.parse({"protocol": Protocol.TCP.value, **(told or request.extensions)})
+        if route.protocol is not Protocol.TCP:
+            raise RequestFault(
+                Reason.MALFORMED_REQUEST, "listener speaks another `protocol` than its label names"
+            )
+        return route
+
 
 # A mesh has as many contexts as routes, and every request repeats one of them: 6.5 us without.
 @functools.lru_cache(maxsize=1024)
@@ -176,7 +204,7 @@ def _workload_id(text: str | None) -> SpiffeId | None:
 def _protocol(text: str | None) -> Protocol:
     if not text:
         return Protocol.HTTP
-    if text not in {"http", "grpc", "mcp", "a2a"}:
+    if text not in {"http", "grpc", "mcp", "a2a", "tcp"}:
         raise RequestFault(Reason.MALFORMED_REQUEST, "route names an unknown `protocol`")
     return Protocol(text)
 
@@ -195,7 +223,8 @@ class AccessRequest:
     `peer_certificate` is the URL-encoded PEM of `source.certificate`, empty without client TLS.
     `peer_principal` is Envoy's own reading of it, used only to notice a disagreement. `http` is
     None for a TCP connection, and where `fault` says what made the HTTP part unreadable: such a
-    request is denied, and its record still says who sent it.
+    request is denied, and its record still says who sent it. `labels` are the listener's
+    (`destination.labels`), of a TCP connection alone.
     """
 
     peer_certificate: str
@@ -206,6 +235,7 @@ class AccessRequest:
     node: str | None  # `destination.labels["node"]` (bootstrap_metadata_labels_key)
     sni: str | None
     http: HttpRequest | None
-    extensions: Mapping[str, str]  # raw; parsed by `RouteContext.parse` inside the decision
+    extensions: Mapping[str, str]  # raw; parsed by `RouteContext.of` inside the decision
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: _NO_METADATA)
     fault: RequestFault | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)

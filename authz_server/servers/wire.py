@@ -17,7 +17,7 @@ from authz_server._pb.envoy.service.auth.v3.attribute_context_pb2 import Attribu
 from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from authz_server.core import limits
 from authz_server.core.errors import InvalidValueError, Reason, RequestFault
-from authz_server.core.request import AccessRequest, Headers, HttpRequest
+from authz_server.core.request import NODE_LABEL, AccessRequest, Headers, HttpRequest
 from authz_server.servers.answer import check_response
 from authz_server.servers.header_lines import joined_lines, separate_lines
 
@@ -66,12 +66,14 @@ def access_request(data: bytes) -> AccessRequest:
         source_address=source.address.socket_address.address or None,
         listener=_listener(destination.address),
         destination_principal=destination.principal,
-        node=destination.labels.get("node"),
-        sni=attributes.tls_session.sni or None,
+        node=destination.labels.get(NODE_LABEL),
+        # Names are compared in one spelling; TLS leaves the case to the client (RFC 6066 §3).
+        sni=attributes.tls_session.sni.lower() or None,
         http=http,
         extensions=dict(extensions),
         metadata=_metadata(attributes.metadata_context.filter_metadata),
         fault=fault,
+        labels={} if has_http else dict(destination.labels),
     )
 
 

@@ -5,7 +5,9 @@ caller    name of the SVID presented (`agent/x`), null for none, or `{uris, dns}
 route     the context extensions, by name
 chain     `root` and `links` to mint (see `World.root`, `World.link`), then bent by
           `order`, `swap_root`, `repeat_root`, `drop_root`; or `raw_root`; null for none
-request   `method, path, headers, body`; or `mcp: {method, params}`
+request   `method, path, headers, body`; or `mcp: {method, params}`; or `connect: host:port` for a
+          tunnel, with `headers, body` and at most a wrong `path`; or `tcp: {sni}` for a raw
+          connection, whose listener has the route's context as labels
 revoked   what is revoked: `{txn: true}` means the chain's own
 envoy     false where Envoy itself would never send this (see the attack suite)
 expect    `verdict, reason`, and `rules` where they matter
@@ -41,6 +43,11 @@ class Case:
         """The verdict, reason and rules that must come out."""
         expected: Mapping[str, Any] = self.spec["expect"]
         return expected
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is a TCP connection, of which Envoy shows no request."""
+        return "tcp" in self.spec["request"]
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -113,6 +120,11 @@ def http_call(case: Case, world: World) -> HttpCall:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, **spec["mcp"]}).encode()
         headers.append(("content-type", b"application/json"))
         return HttpCall(method="POST", path="/mcp", headers=headers, body=body)
+    if "connect" in spec:
+        body = spec.get("body", "").encode()
+        return HttpCall(method="CONNECT", path=spec.get("path", ""), headers=headers, body=body)
+    if "tcp" in spec:
+        return HttpCall(method="", path="", headers=headers, body=b"")
     path = spec.get("path")
     if path is None:
         head, filler, count = spec["path_repeat"]
@@ -143,15 +155,20 @@ def check_request(case: Case, world: World) -> bytes:
     attributes.source.address.socket_address.port_value = 40000
     attributes.destination.address.socket_address.address = "127.0.0.1"
     attributes.destination.address.socket_address.port_value = 10443
+    if case.is_raw:
+        attributes.destination.labels.update({"node": "casebook", **case.extensions})
+        attributes.tls_session.sni = case.spec["request"]["tcp"].get("sni", "")
+        return message.SerializeToString()
+    host = case.spec["request"].get("connect", "data.example")
     attributes.context_extensions.update(case.extensions)
     http = attributes.request.http
-    http.method, http.path, http.host = call.method, call.path, "data.example"
+    http.method, http.path, http.host = call.method, call.path, host
     http.scheme, http.protocol, http.raw_body = "https", "HTTP/1.1", call.body
     http.size = len(call.body)
     fields: Headers = [
         (":method", call.method.encode()),
-        (":path", call.path.encode()),
-        (":authority", b"data.example"),
+        *([(":path", call.path.encode())] if call.path else []),
+        (":authority", host.encode()),
         (":scheme", b"https"),
         *call.headers,
     ]

@@ -393,7 +393,6 @@ class TestRouteContext:
         [
             {"audiance": "x"},
             {"protocol": "ftp"},
-            {"protocol": "tcp"},
             {"require_delegation": "yes"},
             {"strip_delegation": "1"},
             {"workload_id": "crm"},
