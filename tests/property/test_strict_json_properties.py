@@ -131,3 +131,49 @@ def test_base64url_has_one_spelling(text: str) -> None:
     except InvalidValueError:
         return
     assert encode_base64url(data) == text
+
+
+# What the count of names could be misled by: quotes and colons inside texts, blanks around colons.
+NAMES = st.text(st.sampled_from('a"\\: \t\n\r01'), max_size=4)
+TRICKY = st.recursive(
+    NAMES | st.integers(0, 9),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(NAMES, inner), max_size=4),
+    max_leaves=12,
+)
+
+
+def spell(value: object, blanks: st.DataObject) -> str:
+    """Write JSON in which a list of pairs is an object, names given twice included."""
+
+    def blank() -> str:
+        return blanks.draw(st.sampled_from(["", "", " ", "\t\n", "\r "]))
+
+    if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
+        members = [
+            f"{blank()}{json.dumps(name)}{blank()}:{blank()}{spell(item, blanks)}{blank()}"
+            for name, item in value
+        ]
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(spell(item, blanks) for item in value) + "]"
+    return json.dumps(value)
+
+
+@given(TRICKY, st.data())
+def test_a_name_stands_twice_exactly_where_it_does(value: object, data: st.DataObject) -> None:
+    text = spell(value, data)
+    twice = False
+
+    def pairs(found: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal twice
+        twice = twice or len(dict(found)) != len(found)
+        return dict(found)
+
+    expected = json.loads(text, object_pairs_hook=pairs)
+    try:
+        read = loads(text.encode(), depth_max=100, members_max=10_000)
+    except InvalidValueError:
+        assert twice
+    else:
+        assert not twice
+        assert same(read, expected)
