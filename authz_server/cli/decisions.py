@@ -20,7 +20,7 @@ from authz_server.cli.document import (
     text,
     texts,
 )
-from authz_server.cli.explain import VERDICT_STYLES, explain_tree
+from authz_server.cli.explain import VERDICT_STYLES, explain_tree, is_shadowed
 from authz_server.cli.ledger_source import ledger_options, ledger_source
 from authz_server.cli.rule_places import rule_places
 from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
@@ -36,6 +36,7 @@ _HEADINGS: Final = (
 )  # fmt: skip
 
 EXIT_BROKEN: Final = 1
+_SHADOW: Final = "shadow"  # beside a verdict: recorded and not enforced
 _CHAIN_HEADINGS: Final = (
     "chain", "records", "last", "sealed through", "erased", "removed", "found",
 )  # fmt: skip
@@ -230,10 +231,11 @@ def _find(decision_id: str, config_path: Path | None, ledger_url: str | None) ->
 def _row(stored: StoredDecision) -> tuple[str | Text, ...]:
     document = stored.document
     verdict = text(document, "verdict") or ""
+    style = VERDICT_STYLES.get(verdict, "")
     return (
         stored.decision_id,
         _seconds(text(document, "time")),
-        safe(verdict, VERDICT_STYLES.get(verdict, "")),
+        safe(f"{verdict} ({_SHADOW})" if is_shadowed(document) else verdict, style),
         text(document, "reason") or "",
         text(section(document, "chain"), "subject") or "-",
         text(section(document, "principal"), "spiffe_id") or "-",

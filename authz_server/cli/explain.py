@@ -18,6 +18,7 @@ from authz_server.cli.document import (
 from authz_server.cli.reasons import in_words
 from authz_server.cli.rule_places import RulePlaces
 from authz_server.cli.terminal import safe
+from authz_server.core.enforcement import Mode
 
 VERDICT_STYLES = {"allow": "bold green", "escalate": "bold yellow", "deny": "bold red"}
 
@@ -35,6 +36,7 @@ def explain_tree(document: Document, places: RulePlaces | None = None) -> Tree:
     tree = Tree(
         _line(
             (verdict.upper(), VERDICT_STYLES.get(verdict, "bold")),
+            ("not enforced" if is_shadowed(document) else "", "bold magenta"),
             ("decision", ""),
             (text(document, "decision_id") or "without id", "bold"),
             (text(document, "time") or "", "dim"),
@@ -44,6 +46,11 @@ def explain_tree(document: Document, places: RulePlaces | None = None) -> Tree:
     _add_reason(tree, document, places)
     _add_approval(tree, document)
     return tree
+
+
+def is_shadowed(document: Document) -> bool:
+    """Tell whether the verdict of a decision was recorded and not enforced."""
+    return text(document, "mode") == Mode.SHADOW
 
 
 def _add_request(tree: Tree, document: Document) -> None:
@@ -134,14 +141,15 @@ def _add_reason(tree: Tree, document: Document, places: RulePlaces | None) -> No
     style = VERDICT_STYLES.get(verdict, "bold")
     code = f"({reason})" if reason else ""
     added = tree.add(_line((verdict, style), ("because", ""), (words, ""), (code, "dim")))
-    mode = text(document, "mode")
+    if is_shadowed(document):
+        passed = "the policy bundle was in shadow mode: the request passed, whatever the verdict"
+        added.add(_line((passed, "bold magenta")))
     _add_facts(added, ("detail", text(document, "detail")))
     _add_rules(added, texts(document, "rules"), places)
     _add_facts(
         added,
         ("policy bundle", text(document, "bundle")),
         ("revision", text(document, "revision")),
-        ("mode", mode if mode != "enforce" else None),
         ("trace", text(section(document, "trace"), "trace_id")),
     )
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from authz_server import __version__
+from authz_server.core.decision import Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.ledger.document import (
     Document,
@@ -83,13 +85,13 @@ def ocsf_event(stored: StoredDecision) -> Event | None:
 
 def _outcome(document: Document) -> dict[str, object]:
     """Return severity, status, and what the profile Security Control adds."""
-    verdict, is_enforced = text(document, "verdict"), text(document, "mode") != "shadow"
-    allowed = verdict == "allow"
+    verdict, is_enforced = text(document, "verdict"), text(document, "mode") != Mode.SHADOW
+    allowed = verdict == Verdict.ALLOW
     severities = {"allow": _INFORMATIONAL, "escalate": _LOW}
     action = _OBSERVED if not is_enforced else _ALLOWED if allowed else _DENIED
     return {
         "severity_id": severities.get(verdict or "", _MEDIUM),
-        "status_id": _SUCCESS if allowed else _FAILURE,
+        "status_id": _SUCCESS if allowed or not is_enforced else _FAILURE,
         "status_code": text(document, "reason"),
         "status_detail": text(document, "detail"),
         "action_id": action,

@@ -12,6 +12,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
+from authz_server.core.decision import Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.ledger.document import Document, section, text, texts
 from authz_server.ledger.export_jsonl import is_erased
@@ -117,6 +119,24 @@ class RevisionUse:
     first_decision: str
 
 
+@dataclass(slots=True, kw_only=True)
+class ShadowUse:
+    """What one bundle said while nothing enforced it; `refused` by verdict and reason."""
+
+    first_time: str
+    last_time: str
+    decisions: int = 0
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, document: Document, time: str) -> None:
+        """Count one decision."""
+        self.last_time = time
+        self.decisions += 1
+        verdict = text(document, "verdict") or "unknown"
+        if verdict != Verdict.ALLOW:
+            self.refused[verdict, text(document, "reason") or "unknown"] += 1
+
+
 @dataclass(slots=True)
 class Evidence:
     """Everything gathered. `is_cut` says that more names came than are kept."""
@@ -126,7 +146,7 @@ class Evidence:
     revisions: dict[str, RevisionUse] = field(default_factory=dict)
     approvers: Counter[str] = field(default_factory=Counter)
     emergency_rules: Counter[str] = field(default_factory=Counter)
-    shadowed_bundles: Counter[str] = field(default_factory=Counter)
+    shadowed_bundles: dict[str, ShadowUse] = field(default_factory=dict)
     assurances: dict[str, set[str]] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
     first_time: str = ""
@@ -154,6 +174,7 @@ class Evidence:
             if holds(document):
                 self.tallies[measure].add(stored.decision_id)
         self._add_names(document)
+        self._add_shadowed(document, time)
         self._add_emergency(stored)
         self._add_revision(stored, time)
 
@@ -169,8 +190,12 @@ class Evidence:
         approver = text(section(document, "approval"), "approver")
         if approver and self._has_room(self.approvers, approver):
             self.approvers[approver] += 1
-        if _is_shadowed(document):
-            self.shadowed_bundles[text(document, "bundle") or "unnamed"] += 1
+
+    def _add_shadowed(self, document: Document, time: str) -> None:
+        name = text(document, "bundle") or "unnamed"
+        if _is_shadowed(document) and self._has_room(self.shadowed_bundles, name):
+            use = ShadowUse(first_time=time, last_time=time)
+            self.shadowed_bundles.setdefault(name, use).add(document, time)
 
     def _add_emergency(self, stored: StoredDecision) -> None:
         rules = texts(stored.document, "rules")
@@ -228,7 +253,7 @@ def _allowed_without(name: str) -> Callable[[Document], bool]:
 
 
 def _is_shadowed(document: Document) -> bool:
-    return text(document, "mode") == "shadow"
+    return text(document, "mode") == Mode.SHADOW
 
 
 # Every measure but those that need more than one document: erasure and emergency access.

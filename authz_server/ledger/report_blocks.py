@@ -21,6 +21,7 @@ _DISCLAIMER: Final = (
     "assessment and not its result: it does not say that any requirement is met, and a count of "
     "zero does not say that nothing happened."
 )
+_WOULD_BE: Final[Mapping[str, str]] = {"deny": "denied", "escalate": "held for a person"}
 _INFORMS: Final = "What the ledger recorded can inform a discussion of it, no more."
 
 
@@ -52,6 +53,7 @@ def report_blocks(
         Heading(2, f"What the ledger {table.relation}, by reference"),
         *(block for reference in table.references for block in _reference(reference, evidence)),
         *_gaps(evidence),
+        *_shadow(evidence),
         *_approvals(evidence),
         *_emergency(evidence),
         *_revisions(evidence),
@@ -106,8 +108,30 @@ def _gaps(evidence: Evidence) -> Iterator[Block]:
         [_row("", measure, evidence)[1:] for measure in gaps],
     )
     yield from _names("Callers that only ever showed a bearer token", evidence.bearer_only)
-    shadowed = [f"{name} ({count})" for name, count in evidence.shadowed_bundles.most_common()]
-    yield from _names("Policy bundles that were observed but not enforced", shadowed)
+
+
+def _shadow(evidence: Evidence) -> Iterator[Block]:
+    yield Heading(2, "Policy that was not enforced")
+    if not evidence.shadowed_bundles:
+        yield Paragraph("Every recorded verdict was enforced: no policy bundle was in shadow mode.")
+        return
+    yield Paragraph(
+        "These policy bundles were in shadow mode: every decision below let the action pass, "
+        "whatever the verdict. They are in none of the counts of allowed, denied and held actions."
+    )
+    rows = [
+        [name, use.first_time, use.last_time, str(use.decisions), str(use.refused.total())]
+        for name, use in list(evidence.shadowed_bundles.items())[:_ROWS_MAX]
+    ]
+    headings = ("bundle", "first decision at", "last decision at", "decisions", "not an allow")
+    yield Grid(headings, rows)
+    reasons = [
+        [name, _WOULD_BE.get(verdict, verdict), reason, str(count)]
+        for name, use in evidence.shadowed_bundles.items()
+        for (verdict, reason), count in use.refused.most_common()
+    ]
+    if reasons:
+        yield Grid(("bundle", "would have been", "because", "decisions"), reasons[:_ROWS_MAX])
 
 
 def _approvals(evidence: Evidence) -> Iterator[Block]:

@@ -85,7 +85,11 @@ class OtlpExporter:
     def export(self, record: Record) -> None:
         """Queue one decision for the next batch."""
         decision = record.decision
-        labels = {"authz.verdict": decision.verdict.value, "authz.reason": decision.reason.value}
+        labels = {
+            "authz.verdict": decision.verdict.value,
+            "authz.reason": decision.reason.value,
+            "authz.mode": decision.mode.value,
+        }
         self._decisions.add(1, labels)
         self._durations.record(record.duration_us / _US_PER_S, labels)
         self._logger.emit(

@@ -2,6 +2,8 @@
 
 import html.parser
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -11,12 +13,14 @@ import yaml
 from click.testing import CliRunner, Result
 
 from authz_server.cli import main
-from authz_server.core.decision import ApprovalRecord, PrincipalRecord
+from authz_server.core.decision import ApprovalRecord, Decision, PrincipalRecord
 from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
-from authz_server.core.record import decision_json
+from authz_server.core.record import decision_json, format_time
 from authz_server.ledger.query import StoredDecision
+from authz_server.ledger.record import Record
 from authz_server.ledger.report import TITLES, Evidence, Measure, gather
+from authz_server.ledger.report_blocks import Scope, report_blocks
 from authz_server.ledger.report_framework import Framework, load_table
 from authz_server.ledger.report_page import Grid, Heading, html_page, markdown
 from authz_server.ledger.store import Ledger
@@ -51,6 +55,10 @@ DECISIONS = (
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
+    return gathered(DECISIONS)
+
+
+def gathered(records: Sequence[Record]) -> Evidence:
     return gather(
         (
             StoredDecision(
@@ -59,7 +67,7 @@ def evidence() -> Evidence:
                 document=decision_json(one.decision, decision_id=one.decision_id, duration_us=1),
                 writer="w",
             )
-            for number, one in enumerate(DECISIONS, 1)
+            for number, one in enumerate(records, 1)
         ),
         break_glass_rules="break-glass*",
     )
@@ -94,8 +102,44 @@ def test_revisions_approvers_and_gaps_by_name(evidence: Evidence) -> None:
     ]
     assert evidence.bearer_only == (BEARER.spiffe_id,)
     assert evidence.approvers == {HOSTILE: 1}
-    assert evidence.shadowed_bundles == {"data": 1}
+    (use,) = evidence.shadowed_bundles.values()
+    assert (use.decisions, use.refused) == (1, {("deny", "DENIED_BY_RULE"): 1})
     assert evidence.emergency_rules == {"break-glass-icu": 1}
+
+
+def test_a_report_tells_what_shadow_mode_would_have_stopped() -> None:
+    """Per bundle: since when, how many would have been denied or held, and why."""
+
+    def observed(minute: int, decision: Decision, bundle: str) -> Record:
+        in_shadow = replace(decision, time=at(minute), mode=Mode.SHADOW, bundle=bundle)
+        return record(in_shadow, f"d-{minute}")
+
+    records = (
+        observed(1, allow(), "data"),
+        observed(2, deny(), "data"),
+        observed(3, deny(Reason.NO_PRINCIPAL), "data"),
+        observed(4, deny(), "data"),
+        observed(5, escalation(), "tools"),
+        record(deny(Reason.REVOKED, time=at(6), bundle="data"), "d-6"),  # enforced all the same
+    )
+    evidence = gathered(records)
+    table = load_table(Framework.HIPAA)
+    scope = Scope(since=NOON, until=at(9), made_at=at(9), filters={})
+    page = markdown(report_blocks(table, evidence, scope, None))
+    section = page.partition("## Policy that was not enforced")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert [line.strip("| ").split(" | ") for line in lines if "---" not in line] == [
+        ["bundle", "first decision at", "last decision at", "decisions", "not an allow"],
+        ["data", *(format_time(at(minute)) for minute in (1, 4)), "4", "3"],
+        ["tools", *(format_time(at(minute)) for minute in (5, 5)), "1", "1"],
+        ["bundle", "would have been", "because", "decisions"],
+        ["data", "denied", "DENIED\\_BY\\_RULE", "2"],
+        ["data", "denied", "NO\\_PRINCIPAL", "1"],
+        ["tools", "held for a person", "ESCALATED\\_BY\\_RULE", "1"],
+    ]
+    assert evidence.count(Measure.DENIED) == evidence.count(Measure.REVOKED) == 1
+    plain = markdown(report_blocks(table, gathered(records[5:]), scope, None))
+    assert "no policy bundle was in shadow mode" in plain
 
 
 def test_every_measure_has_its_words() -> None:

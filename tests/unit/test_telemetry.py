@@ -49,7 +49,7 @@ def test_logs_and_metrics_say_what_was_decided_in_which_trace() -> None:
     counter = collector.metrics["authz.decisions"]
     assert sum(point.as_int for point in counter.sum.data_points) == 2
     labels = {pair.key for point in counter.sum.data_points for pair in point.attributes}
-    assert labels == {"authz.verdict", "authz.reason"}
+    assert labels == {"authz.verdict", "authz.reason", "authz.mode"}
     assert "authz.decision.duration" in collector.metrics
 
 
