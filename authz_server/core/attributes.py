@@ -228,7 +228,9 @@ SCHEMA: Final[Mapping[str, Mapping[str, AttributeSpec]]] = {
         "segments": AttributeSpec(AttributeType.LIST, "path split at `/`"),
         "query": AttributeSpec(AttributeType.MAP, "query parameters, decoded"),
         "tool": AttributeSpec(_S, "MCP tool or prompt name"),
-        "uri": AttributeSpec(_S, "MCP resource URI, or `tcp://host:port` of a CONNECT tunnel"),
+        "uri": AttributeSpec(
+            _S, "MCP resource URI, A2A task id, or `tcp://host:port` of a CONNECT tunnel"
+        ),
         "args": AttributeSpec(AttributeType.MAP, "top-level arguments"),
         "args_sha256": AttributeSpec(_S, "SHA-256 of the arguments' RFC 8785 form, hex"),
         "resource": AttributeSpec(_S, "`resource` of the route's context extensions"),

@@ -30,7 +30,7 @@ from authz_server.core.parties import (
     chain_record,
     identify_caller,
 )
-from authz_server.core.protocols import grpc, http, mcp, tcp
+from authz_server.core.protocols import a2a, grpc, http, mcp, tcp
 from authz_server.core.protocols.operation import Operation
 from authz_server.core.records import attempted_resource, resource_record
 from authz_server.core.request import AccessRequest, RouteContext
@@ -74,6 +74,7 @@ class _Trace:
     verified: VerifiedChain | None = None  # proved, though perhaps not this caller's
     bound: BoundChain | None = None
     chain_was_tried: bool = False
+    json_rpc_id: str | None = None  # of a request that is JSON-RPC and cannot be read further
 
     @property
     def bundle_mode(self) -> Mode:
@@ -112,7 +113,7 @@ class _Trace:
             obligation=evaluation.obligation,
             fingerprint=approval_key,
             protocol=_protocol(request, route),
-            json_rpc_id=operation.json_rpc_id if operation else None,
+            json_rpc_id=operation.json_rpc_id if operation else self.json_rpc_id,
             strip_delegation=route.strip_delegation if route else False,
         )
 
@@ -175,9 +176,7 @@ def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
         case Protocol.TCP:
             return tcp.tunnel(request.http, route)
         case Protocol.A2A:
-            raise RequestFault(
-                Reason.MALFORMED_REQUEST, "route names a protocol this version does not support"
-            )
+            return a2a.operation(request.http, route, request.metadata)
 
 
 def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundChain | None:
@@ -317,8 +316,8 @@ def _note_attempt(trace: _Trace) -> None:
         if request.fault is None:
             _read_operation(trace, trace.route)
             return
-    except RequestFault:
-        pass
+    except RequestFault as fault:
+        trace.json_rpc_id = fault.json_rpc_id
     trace.resource = attempted_resource(request, trace.route)
 
 

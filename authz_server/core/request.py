@@ -24,6 +24,8 @@ SECURITY_HEADERS: Final = frozenset(
         ":method",
         ":path",
         ":scheme",
+        "a2a-extensions",
+        "a2a-version",
         "authorization",
         "content-encoding",
         "content-length",
@@ -38,6 +40,7 @@ SECURITY_HEADERS: Final = frozenset(
         "txn-token",
         "upgrade",
         "workload-identity-token",
+        "x-a2a-extensions",
         "x-forwarded-client-cert",
     }
 )

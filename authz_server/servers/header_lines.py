@@ -30,6 +30,7 @@ SINGLETONS: Final = frozenset(
         ":authority",
         ":method",
         ":scheme",
+        "a2a-version",
         "content-length",
         "content-type",
         "host",
@@ -45,10 +46,12 @@ SINGLETONS_WITH_COMMA: Final = frozenset({"mcp-name", "mcp-session-id"})
 # a list. A joined `delegation-chain` keeps its order, which every link proves by hash.
 LISTS: Final = frozenset(
     {
+        "a2a-extensions",
         "content-encoding",
         "delegation-chain",
         "transfer-encoding",
         "upgrade",
+        "x-a2a-extensions",
         "x-forwarded-client-cert",
     }
 )

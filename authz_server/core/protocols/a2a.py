@@ -231,13 +231,10 @@ def _claimed_version(http: HttpRequest, query: AttributeMap) -> Version | None:
 
 
 def _extensions(http: HttpRequest) -> tuple[str, ...]:
-    """Return the extensions that the headers switch on. Several lines are one list (1.0 §3.2.6)."""
+    """Return the extensions that the headers, lists separated by commas, switch on."""
     found: set[str] = set()
     for name in _EXTENSION_HEADERS:
-        for line in http.headers.lines(name):
-            if not line.isascii():
-                raise RequestFault(Reason.MALFORMED_REQUEST, f"header `{name}` is not ASCII text")
-            found.update(item.strip() for item in line.decode("ascii").split(","))
+        found.update(item.strip() for item in (http.headers.text(name) or "").split(","))
     found.discard("")
     if len(found) > limits.ARGUMENT_ITEMS_MAX:
         raise RequestFault(Reason.OVERSIZE, "too many A2A extensions")
