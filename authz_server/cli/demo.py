@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT: Final = 1
 _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 _PIPE_COLUMNS: Final = 120
+REPLICAS_MAX: Final = 4  # on one machine more of them only share its cores
 _EPILOG: Final = """\b
 Examples:
   authz-server demo
   authz-server demo --keep /tmp/authz-demo     # then look around with `authz-server decisions`
   authz-server demo --spire                    # SVIDs, bundles and mTLS from a real SPIRE
+  authz-server demo --everywhere               # an Envoy of every kind, one scenario file
+  authz-server demo --everywhere --replicas 2 --stay
   authz-server demo --output json | jq '.steps[] | select(.as_expected | not)'
 
 \b
@@ -67,15 +70,54 @@ Exit codes: 0 everything came out as it had to; 1 something differs; 2 a part di
     help="Form of the report on standard output.",
 )
 @click.option("--no-color", is_flag=True, help="Print without colours.")
-def command(
-    keep: Path | None, bundles: Path | None, spire: bool, output: str, no_color: bool
+@click.option(
+    "--everywhere",
+    is_flag=True,
+    help="Start an enforcement point of every kind, and play a scenario file through all of them.",
+)
+@click.option(
+    "--scenario",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="With --everywhere: play this file instead of the shipped one.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, REPLICAS_MAX),
+    default=1,
+    show_default=True,
+    help="With --everywhere: how many servers share the checks and a ledger.",
+)
+@click.option(
+    "--stay",
+    is_flag=True,
+    help="With --everywhere: tell the addresses and go on running until Ctrl-C.",
+)
+def command(  # noqa: PLR0913, PLR0917 -- one parameter for each option
+    keep: Path | None,
+    bundles: Path | None,
+    spire: bool,
+    output: str,
+    no_color: bool,
+    everywhere: bool,
+    scenario: Path | None,
+    replicas: int,
+    stay: bool,
 ) -> None:
     """Run a whole mesh on this machine and play a support case through it.
 
     Three Envoys stand in front of an MCP tool, a data API and a second agent, and ask this server
     about every request. Alice asks, the support assistant acts and hands a narrower job on; others
     try to misuse what lies around. Each step shows what had to come and what came.
+
+    With --everywhere there is an Envoy for MCP, A2A, gRPC, REST, PostgreSQL and outbound calls. One
+    scenario file is played through all of them with the official client libraries: what each policy
+    bundle says, what the caller was told, what reached the service, and what was recorded.
     """
+    if not everywhere and (scenario or replicas > 1 or stay):
+        raise click.UsageError("--scenario, --replicas and --stay need --everywhere")
+    if everywhere and spire:
+        raise click.UsageError("--everywhere takes its identities from files; leave --spire out")
     console = Console(
         no_color=no_color or None,
         width=None if sys.stdout.isatty() else _PIPE_COLUMNS,
@@ -85,6 +127,13 @@ def command(
     )
     signal.signal(signal.SIGTERM, _terminate)
     started = time.monotonic()
+    if everywhere:
+        from authz_server.cli.demo_everywhere import Wish, show
+
+        wish = Wish(bundles=bundles, scenario=scenario, replicas=replicas, stay=stay)
+        with _directory(keep) as directory:
+            passed = show(directory, wish, console, as_json=output == "json")
+        sys.exit(0 if passed else EXIT_DIFFERENT)
     with _directory(keep) as directory:
         teller = _Teller(console, quiet=output == "json")
         results = _perform(directory, bundles, teller, from_spire=spire)

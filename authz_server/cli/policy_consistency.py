@@ -156,7 +156,7 @@ def _row(outcome: Outcome, answer: BundleAnswer) -> tuple[str | Text, ...]:
         answer.domain,
         safe(verdict, VERDICT_STYLES.get(verdict, "")),
         answer.expected or "same",
-        answer.said.reason,
+        answer.said.reason or "-",
         ", ".join(answer.said.rules) or "-",
         safe("ok", "green") if answer.agrees else safe("DISAGREES", "bold red"),
     )
@@ -200,6 +200,6 @@ def in_words(outcome: Outcome) -> str:
 
 
 def _named(answer: BundleAnswer) -> str:
-    by = ", ".join(answer.said.rules) or answer.said.reason
+    by = ", ".join(answer.said.rules) or answer.said.reason or "no reason shown"
     wanted = f", expected {answer.expected}" if answer.expected and not answer.agrees else ""
     return f"{answer.bundle} ({by}{wanted})"

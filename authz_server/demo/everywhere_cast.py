@@ -37,11 +37,9 @@ def everywhere_plan(bundles: Path, *, replicas: int = 1, ledger: str | None = No
             Party(id=ALICE, kind=Kind.HUMAN, labels={"department": "support"}),
             Party(id=BOB, kind=Kind.HUMAN, labels={"department": "support"}),
         ),
+        callers=(ASSISTANT, SHADOW),
         bundles=bundles,
         approvers={"support-leads": (ALICE, BOB), "platform-oncall": (BOB,)},
         replicas=replicas,
         ledger=ledger,
     )
-
-
-__all__ = ["ASSISTANT", "FLEET", "SHADOW", "everywhere_plan"]

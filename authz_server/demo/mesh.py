@@ -173,6 +173,10 @@ class Mesh:
         """Return status and body of a page of a PDP's HTTP port; status 0 if nobody answers."""
         return page(http_address(self.layout, replica), path)
 
+    def decisions_by_replica(self) -> list[int]:
+        """Return how many decisions each replica has made since it started, from its metrics."""
+        return [_decisions(self.pdp_page("/metrics", n)[1]) for n in range(self.plan.replicas)]
+
     @property
     def ledger(self) -> str:
         """The address of the ledger, as `LedgerReader.open` takes it."""
@@ -260,3 +264,8 @@ class Mesh:
         ]
         child = self._processes.start(service.name, argv, environment=python.environment)
         return lambda: child.wait_until(lambda: listens(path), what="listening")
+
+
+def _decisions(metrics: str) -> int:
+    lines = (line for line in metrics.splitlines() if line.startswith("authz_decisions_total{"))
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines)

@@ -55,6 +55,7 @@ class MeshPlan:
 
     `replicas` is how many PDPs share the checks. `ledger` is the address of a prepared PostgreSQL
     that they share, each through an outbox of its own; None means one SQLite file for all.
+    `callers` are the paths of workloads that only call, registered or not.
     """
 
     trust_domain: TrustDomain
@@ -62,6 +63,7 @@ class MeshPlan:
     parties: tuple[Party, ...]
     bundles: Path
     approvers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    callers: tuple[str, ...] = ()
     replicas: int = 1
     ledger: str | None = None
 

@@ -19,7 +19,7 @@ from authz_server.demo.grants import Wallet
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.plan import Service
 from authz_server.demo.processes import child_environment
-from authz_server.demo.services.journal import Visit
+from authz_server.demo.services.journal import UPKEEP, Visit
 from authz_server.demo.steps import (
     Answer,
     Ask,
@@ -37,8 +37,6 @@ _RELOAD_TIMEOUT_S: Final = 15.0
 _POLL_S: Final = 0.05
 _COMMAND_TIMEOUT_S: Final = 30.0
 _DECISION_ID: Final = "x-authz-decision-id"
-# What an MCP client sends around a tool call, none of which acts.
-_UPKEEP: Final = frozenset({"server/discover", "tools/list"})
 _ANSWERS: Final = {0: "accepted", 1: "refused"}  # by exit status of `approvals approve`
 
 
@@ -227,7 +225,7 @@ class Performance:
     def _acts(self, service: Service) -> list[Visit]:
         """Return the requests that reached `service` and act."""
         visits = self._mesh.visits(service.name)
-        return [visit for visit in visits if visit.header("mcp-method") not in _UPKEEP]
+        return [visit for visit in visits if visit.header("mcp-method") not in UPKEEP]
 
     def _result(
         self, title: str, made: "_Made", step: list["_Made"], seen: dict[str, int], *, explain: bool

@@ -49,7 +49,9 @@ class Target(BaseModel):
     `peer` is the SPIFFE ID that must be proved at `address`; without it `address` is a sidecar on
     this machine, spoken to in the clear. `host` is the name the request is for: the HTTP `Host`, or
     the TLS server name of a TCP connection. `audience` is what a delegation link must name, and
-    `workload_id` whom a task is handed to; `peer` unless given.
+    `workload_id` whom a task is handed to; `peer` unless given. `resource` and `labels` are what
+    the route says, for scenarios that count on it. `descriptors` is a `FileDescriptorSet`
+    (`protoc --descriptor_set_out`) for gRPC messages, `path` where MCP and A2A answer.
     """
 
     model_config = _FROZEN
@@ -62,6 +64,8 @@ class Target(BaseModel):
     peer: WorkloadId | None = None
     workload_id: WorkloadId | None = None
     audience: Text | None = None
+    resource: Text | None = None
+    labels: dict[Text, Text] = Field(default_factory=dict)
     path: Text = "/"
     descriptors: FilePath | None = None
 

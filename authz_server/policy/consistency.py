@@ -38,10 +38,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What a bundle says of one step. `decision_id` is of the record, where there is one."""
+    """What a bundle says of one step. `decision_id` is of the record, where there is one.
+
+    `reason` is None where the protocol shows no more than the verdict.
+    """
 
     verdict: Verdict
-    reason: Reason
+    reason: Reason | None
     rules: tuple[str, ...] = ()
     decision_id: str | None = None
 

@@ -15,6 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 # SECURITY: a journal is a file, and what grants access is not written to files.
 _SECRET: Final = frozenset({"authorization", "txn-token", "delegation-chain"})
 
+# What an MCP client sends around a tool call, none of which acts.
+UPKEEP: Final = frozenset({"server/discover", "tools/list"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:

@@ -1,0 +1,111 @@
+"""Put the steps of consistency scenarios to live Envoys.
+
+A step says some things that a request brings about, and some that are up to the route, the
+inventory or the clock. The latter are compared with what TARGETS.yaml says of the route; a step
+that counts on anything else is refused instead of asked as something else.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from authz_server.core.attributes import Protocol
+from authz_server.core.errors import Reason
+from authz_server.live.asking import LiveAsker
+from authz_server.live.observed import LiveCallError, Observed
+from authz_server.live.targets import Target, Targets
+from authz_server.policy.consistency import Said, Step
+
+# What the request itself says; the decision point derives the rest of these records from it.
+_BROUGHT_ABOUT: Final = frozenset(
+    {
+        *("sub.id", "chain.actors", "chain.scope", "chain.purpose", "chain.mode"),
+        *("act.protocol", "act.name", "act.read_only"),
+        *("obj.type", "obj.path", "obj.segments", "obj.query", "obj.tool", "obj.uri", "obj.args"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """How the Envoy at `target` answered a step."""
+
+    target: Target
+    step: Step
+    observed: Observed
+
+
+@dataclass(slots=True)
+class LiveEnvoys:
+    """Asks the live Envoys of `targets`; an `Asker` of `policy.consistency`."""
+
+    targets: Targets
+    answers: list[Answered] = field(default_factory=list)
+
+    def ask(self, step: Step) -> Said:
+        """Send `step` to every target of its bundle, and return what they all say.
+
+        Raises `LiveCallError` when there is no target, when a request says less than the step, when
+        nobody answers, and when two ways to one bundle disagree.
+        """
+        targets = self.targets.for_bundle(step.bundle)
+        if not targets:
+            raise LiveCallError(f"no target has the bundle `{step.bundle}`")
+        answers = [self.ask_one(target, step) for target in targets]
+        first = answers[0]
+        for other in answers[1:]:
+            if other.observed.verdict is not first.observed.verdict:
+                raise LiveCallError(
+                    f"{_where(step)}: {first.target.name} says {_verdict(first)}, "
+                    f"{other.target.name} says {_verdict(other)}"
+                )
+        return said(first)
+
+    def ask_one(self, target: Target, step: Step) -> Answered:
+        """Send `step` to one target. Raises `LiveCallError`."""
+        missing = sorted(_not_brought_about(target, step))
+        if missing:
+            raise LiveCallError(
+                f"{_where(step)}: no request to {target.name} brings about {', '.join(missing)}"
+            )
+        observed = LiveAsker(self.targets).ask(target, step.attributes)
+        answered = Answered(target=target, step=step, observed=observed)
+        self.answers.append(answered)
+        return answered
+
+
+def said(answered: Answered) -> Said:
+    """Return an answer as the comparison takes it. Raises `LiveCallError` for none at all."""
+    observed = answered.observed
+    if observed.verdict is None:
+        raise LiveCallError(
+            f"{_where(answered.step)}: {answered.target.name} gave no decision: {observed.reason}"
+        )
+    return Said(
+        verdict=observed.verdict,
+        reason=Reason(observed.reason) if observed.reason in list(Reason) else None,
+        decision_id=observed.decision_id,
+    )
+
+
+def _not_brought_about(target: Target, step: Step) -> Iterator[str]:
+    obj, env = step.attributes.obj, step.attributes.env
+    routed = {
+        "obj.host": obj.host == target.host,
+        "obj.resource": obj.resource == target.resource,
+        "obj.labels": dict(obj.labels) == target.labels,
+        "env.sni": env.sni == target.host and target.protocol is Protocol.TCP,
+    }
+    for name in step.given - _BROUGHT_ABOUT:
+        if not routed.get(name, False):
+            yield name
+    if step.attributes.act.protocol != target.protocol:
+        yield "act.protocol"
+
+
+def _where(step: Step) -> str:
+    return f"{step.file}:{step.line}"
+
+
+def _verdict(answered: Answered) -> str:
+    return str(answered.observed.verdict or answered.observed.reason)
