@@ -52,6 +52,17 @@ class ServiceDirectory:
             raise PeerRefusedError(f"no service is called `{name}`")
         return Endpoint(**services[name])
 
+    def name_of(self, spiffe_id: str) -> str:
+        """Return the name by which the workload `spiffe_id` is called.
+
+        Raises `PeerRefusedError` unless it has exactly one.
+        """
+        services = json.loads(self.path.read_text())
+        names = [name for name, end in services.items() if end["spiffe_id"] == spiffe_id]
+        if len(names) != 1:
+            raise PeerRefusedError(f"`{spiffe_id}` is not called by one name")
+        return str(names[0])
+
 
 class _TlsStream(Protocol):
     def get_extra_info(self, info: str) -> object: ...
