@@ -138,9 +138,12 @@ class RouteContext:
         Raises `RequestFault` as `parse`, and for a listener that is described twice, in values
         that are not text, or as speaking something else than TCP.
         """
+        told = {key: value for key, value in request.labels.items() if key != NODE_LABEL}
+        if request.fault is not None and told and not request.extensions:
+            # SECURITY: a guess could apply the mode of a bundle that this is not judged by.
+            raise RequestFault(Reason.MALFORMED_REQUEST, "route and listener cannot be told apart")
         if request.http is not None or request.fault is not None:
             return cls.parse(request.extensions)
-        told = {key: value for key, value in request.labels.items() if key != NODE_LABEL}
         if told and request.extensions:
             raise RequestFault(Reason.MALFORMED_REQUEST, "listener is described twice")
         if not all(told.values()):
