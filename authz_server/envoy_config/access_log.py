@@ -12,7 +12,6 @@ from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessL
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
 from envoy_data_plane.google.protobuf import Struct
 
-from authz_server.core.attributes import Protocol
 from authz_server.envoy_config import ext_authz
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.messages import packed
@@ -37,9 +36,8 @@ _DECISION: Final = ("decision_id", "verdict", "reason", "bundle", "revision", "s
 
 def access_log(point: EnforcementPoint) -> AccessLog:
     """Return the log of `point`, to its file or to standard output."""
-    tcp = point.protocol is Protocol.TCP
-    asking = ext_authz.NETWORK_FILTER if tcp else ext_authz.HTTP_FILTER
-    fields = dict(_CONNECTION) if tcp else {**_CONNECTION, **_REQUEST}
+    asking = ext_authz.NETWORK_FILTER if point.is_raw else ext_authz.HTTP_FILTER
+    fields = dict(_CONNECTION) if point.is_raw else {**_CONNECTION, **_REQUEST}
     fields |= {name: f"%DYNAMIC_METADATA({asking}:{name})%" for name in _DECISION}
     line = SubstitutionFormatString(json_format=Struct.from_dict(fields))
     if point.access_log is None:

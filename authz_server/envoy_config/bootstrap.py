@@ -59,7 +59,7 @@ def bootstrap(
     names = [point.name for point in points]
     if not names or len(set(names)) != len(names):
         raise InvalidValueError("an Envoy needs at least one enforcement point, names unique")
-    metadata = Struct.from_dict({ext_authz.NODE_LABELS_KEY: {"node": node}})
+    metadata = Struct.from_dict(ext_authz.node_metadata(points, node=node))
     return Bootstrap(
         node=Node(id=node, cluster=node, metadata=metadata),
         admin=Admin(address=bound(UnixAddress(admin_socket))) if admin_socket else None,

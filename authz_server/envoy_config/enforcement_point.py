@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from authz_server.core.attributes import Protocol
-from authz_server.core.errors import InvalidValueError
+from authz_server.core.errors import InvalidValueError, RequestFault
+from authz_server.core.paths import canonical_destination, canonical_host
 from authz_server.core.spiffe import SpiffeId
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
@@ -21,9 +22,6 @@ Address = TcpAddress | UnixAddress
 
 # Envoy's default is 200 ms. SECURITY: `0s` means no limit at all since 1.38, so never zero.
 PDP_TIMEOUT_S = 0.25
-
-# The bundle of a check that names none (`core.request.RouteContext`).
-TCP_BUNDLE = "default"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62})")
 
@@ -83,9 +81,12 @@ class EnforcementPoint:
     """An Envoy listener that asks the PDP before anything reaches one workload.
 
     `name` labels listener, clusters and statistics. `workload_id` is what stands behind it,
-    `audience` what a delegation link must name to be used here. `domains` are the only `Host`
-    values answered (HTTP protocols; at least one). `strip_delegation` lets the PDP take the
-    delegation headers off before the workload sees them. `access_log` None means standard output.
+    `audience` what a delegation link must name to be used here. `domains` are the only host names
+    answered: values of `Host` (HTTP protocols; at least one), or TLS server names (TCP; none admits
+    every connection). With `tunnels` a TCP point admits HTTP CONNECT to these destinations
+    (`host:port`) instead of raw connections, and delegation with it. `strip_delegation` lets the
+    PDP take the delegation headers off before the workload sees them. `access_log` None means
+    standard output.
     `pdp` are the addresses of one PDP or of several equal ones, which share the checks; a host name
     stands for every address it resolves to. `pdp_tls` None means plaintext to the PDP, which then
     has to be on this machine.
@@ -103,6 +104,7 @@ class EnforcementPoint:
     audience: str | None = None
     resource: str | None = None
     domains: tuple[str, ...] = ()
+    tunnels: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     require_delegation: bool = True
     strip_delegation: bool = False
@@ -121,6 +123,8 @@ class EnforcementPoint:
             raise InvalidValueError("PDP timeout is not between 0 (exclusive) and 10 seconds")
         if self.protocol is Protocol.TCP:
             self._check_tcp()
+        elif self.tunnels:
+            raise InvalidValueError(f"point `{self.name}` has `tunnels`, which are for TCP")
         elif not self.domains or "*" in self.domains:
             raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
 
@@ -144,16 +148,36 @@ class EnforcementPoint:
             )
 
     def _check_tcp(self) -> None:
-        if self.domains or self.require_delegation or self.strip_delegation:
+        if self.strip_delegation:
             raise InvalidValueError(
-                f"point `{self.name}` is TCP: a connection has no host name and no delegation"
+                f"point `{self.name}` is TCP: no delegation reaches what stands behind it"
             )
-        if self.bundle != TCP_BUNDLE or self.resource or self.audience or self.labels:
-            # Envoy's network filter sends no context extensions (it has no such field).
+        if self.tunnels:
+            self._check_tunnels()
+        elif self.require_delegation:
             raise InvalidValueError(
-                f"point `{self.name}` is TCP: the PDP is told no more than addresses and "
-                f"certificates, and judges by the bundle `{TCP_BUNDLE}`"
+                f"point `{self.name}` is TCP: a raw connection carries no delegation, and each "
+                "would be denied; name the destinations of CONNECT `tunnels`"
             )
+        for domain in self.domains:
+            if not _is_host(domain):
+                raise InvalidValueError(
+                    f"point `{self.name}` is TCP: `{domain}` is not one lower-case server name"
+                )
+
+    def _check_tunnels(self) -> None:
+        if self.domains:
+            raise InvalidValueError(f"point `{self.name}` has `tunnels`, which name its hosts")
+        for tunnel in self.tunnels:
+            if not _is_destination(tunnel):
+                raise InvalidValueError(
+                    f"point `{self.name}`: tunnel `{tunnel}` is not one lower-case `host:port`"
+                )
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether connections are passed on as they are, rather than HTTP requests or tunnels."""
+        return self.protocol is Protocol.TCP and not self.tunnels
 
     @property
     def agents(self) -> frozenset[Path]:
@@ -175,3 +199,20 @@ class EnforcementPoint:
         }
         values |= {f"label.{key}": value for key, value in self.labels.items()}
         return {key: value for key, value in values.items() if value}
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether `text` is a host as the PDP spells it."""
+    try:
+        return canonical_host(text) == text
+    except RequestFault:
+        return False
+
+
+def _is_destination(text: str) -> bool:
+    """Tell whether `text` is a host and a port as the PDP spells them."""
+    try:
+        host, port = canonical_destination(text)
+    except RequestFault:
+        return False
+    return f"{host}:{port}" == text

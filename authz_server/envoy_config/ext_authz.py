@@ -9,6 +9,7 @@ Field by field, what must hold for a denial to be a denial:
 - `deny_at_disable`: switching the filter off at run time denies.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
@@ -41,6 +42,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from authz_server.core import limits
+from authz_server.core.request import NODE_LABEL
 from authz_server.envoy_config.clusters import pdp_cluster_name
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.messages import packed
@@ -52,8 +54,16 @@ MCP_FILTER = "envoy.filters.http.mcp"
 # Twice what the PDP ever sends (`limits.DENIED_BODY_BYTES_MAX`).
 _DENIED_BODY_BYTES_MAX = 2 * limits.DENIED_BODY_BYTES_MAX
 
-# The node's metadata under this key become `destination.labels` of each check.
+# The node's metadata under this key become `destination.labels` of each check. A raw TCP listener
+# has a key of its own, because its filter has no context extensions.
 NODE_LABELS_KEY = "authz"
+
+
+def node_metadata(points: Sequence[EnforcementPoint], *, node: str) -> dict[str, dict[str, str]]:
+    """Return the node's metadata: its name, and for each raw TCP point what stands behind it."""
+    name = {NODE_LABEL: node}
+    told = {_labels_key(point): name | point.context_extensions for point in points if point.is_raw}
+    return {NODE_LABELS_KEY: name, **told}
 
 
 def http_filter(point: EnforcementPoint, *, namespaces: list[str]) -> HttpFilter:
@@ -69,11 +79,8 @@ def http_filter(point: EnforcementPoint, *, namespaces: list[str]) -> HttpFilter
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         validate_mutations=True,
         encode_raw_headers=True,
-        with_request_body=BufferSettings(
-            max_request_bytes=limits.BODY_BYTES_MAX,
-            allow_partial_message=False,
-            pack_as_bytes=True,
-        ),
+        # The body of a CONNECT is the tunnel: Envoy would wait for its end before it asks.
+        with_request_body=None if point.tunnels else _whole_body(),
         # Secrets the PDP has no use for. Delegation and Authorization must reach it.
         disallowed_headers=ListStringMatcher(
             patterns=[StringMatcher(exact="cookie", ignore_case=True)]
@@ -99,6 +106,12 @@ def http_route_settings(point: EnforcementPoint) -> dict[str, Any]:
     return {HTTP_FILTER: packed(ExtAuthzPerRoute(check_settings=told))}
 
 
+def _whole_body() -> BufferSettings:
+    return BufferSettings(
+        max_request_bytes=limits.BODY_BYTES_MAX, allow_partial_message=False, pack_as_bytes=True
+    )
+
+
 def network_filter(point: EnforcementPoint) -> Filter:
     """Return the TCP filter: one check for each connection, at its first byte."""
     settings = NetworkExtAuthz(
@@ -108,7 +121,7 @@ def network_filter(point: EnforcementPoint) -> Filter:
         failure_mode_allow=False,
         include_peer_certificate=True,
         include_tls_session=True,
-        bootstrap_metadata_labels_key=NODE_LABELS_KEY,
+        bootstrap_metadata_labels_key=_labels_key(point),
         send_tls_alert_on_denial=True,
     )
     return Filter(name=NETWORK_FILTER, typed_config=packed(settings))
@@ -126,6 +139,10 @@ def mcp_filter() -> HttpFilter:
         max_request_body_size=limits.BODY_BYTES_MAX,
     )
     return HttpFilter(name=MCP_FILTER, typed_config=packed(settings, attribute_source="VERIFY"))
+
+
+def _labels_key(point: EnforcementPoint) -> str:
+    return f"{NODE_LABELS_KEY}.{point.name}"
 
 
 def _pdp(point: EnforcementPoint) -> GrpcService:

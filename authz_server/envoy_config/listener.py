@@ -13,7 +13,13 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptionsHeadersWithUnderscoresAction,
     TypedExtensionConfig,
 )
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.listener.v3 import (
+    Filter,
+    FilterChain,
+    FilterChainMatch,
+    Listener,
+    ListenerFilter,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
     Route,
     RouteAction,
@@ -22,6 +28,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerForwardClientCertDetails,
@@ -39,7 +46,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from authz_server.core.attributes import Protocol
-from authz_server.envoy_config import ext_authz, tls
+from authz_server.envoy_config import ext_authz, tls, tunnel
 from authz_server.envoy_config.access_log import access_log
 from authz_server.envoy_config.addresses import bound
 from authz_server.envoy_config.clusters import upstream_cluster_name
@@ -57,13 +64,25 @@ _BUFFER_BYTES_MAX = 1024 * 1024
 
 def listener(point: EnforcementPoint) -> Listener:
     """Return the listener of `point`, filters and routes included."""
-    filters = _tcp_filters(point) if point.protocol is Protocol.TCP else [_http_manager(point)]
-    chain = FilterChain(transport_socket=tls.server_socket(point), filters=filters)
+    named = point.is_raw and bool(point.domains)
+    chain = FilterChain(
+        filter_chain_match=FilterChainMatch(server_names=list(point.domains)) if named else None,
+        transport_socket=tls.server_socket(point),
+        filters=_tcp_filters(point) if point.is_raw else [_http_manager(point)],
+    )
     return Listener(
         name=point.name,
         address=bound(point.listen),
         per_connection_buffer_limit_bytes=_BUFFER_BYTES_MAX,
+        # Without it no server name is known when the chain is chosen, and none would match.
+        listener_filters=[_tls_inspector()] if named else [],
         filter_chains=[chain],
+    )
+
+
+def _tls_inspector() -> ListenerFilter:
+    return ListenerFilter(
+        name="envoy.filters.listener.tls_inspector", typed_config=packed(TlsInspector())
     )
 
 
@@ -78,7 +97,8 @@ def _http_manager(point: EnforcementPoint) -> Filter:
         path_with_escaped_slashes_action=(
             HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
         ),
-        strip_any_host_port=True,
+        # SECURITY: the port of a tunnel is a part of where it leads.
+        strip_any_host_port=None if point.tunnels else True,
         strip_trailing_host_dot=True,
         # SECURITY: what the client says about itself is replaced, not appended to.
         # `internal_address_config` stays unset: even empty it makes loopback callers internal.
@@ -108,6 +128,7 @@ def _http_manager(point: EnforcementPoint) -> Filter:
             initial_stream_window_size=64 * 1024,
             initial_connection_window_size=1024 * 1024,
         ),
+        upgrade_configs=tunnel.upgrades(point),
         http_filters=_http_filters(point),
         route_config=_routes(point),
     )
@@ -130,9 +151,11 @@ def _http_filters(point: EnforcementPoint) -> list[HttpFilter]:
 
 
 def _routes(point: EnforcementPoint) -> RouteConfiguration:
+    if point.tunnels:
+        return tunnel.routes(point, idle=_IDLE_MAX, duration=_TCP_CONNECTION_MAX)
     action = RouteAction(cluster=upstream_cluster_name(point), timeout=_ANSWER_MAX)
-    if point.protocol is Protocol.MCP:
-        # A tool may stream its answer for as long as it works; silence still ends it.
+    if point.protocol in {Protocol.MCP, Protocol.A2A}:
+        # A tool or an agent may stream its answer for as long as it works; silence still ends it.
         action = RouteAction(
             cluster=upstream_cluster_name(point), timeout=timedelta(0), idle_timeout=_IDLE_MAX
         )

@@ -36,7 +36,6 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from authz_server.core.attributes import Protocol
 from authz_server.core.spiffe import SpiffeId
 from authz_server.envoy_config.enforcement_point import (
     EnforcementPoint,
@@ -61,7 +60,7 @@ def server_socket(point: EnforcementPoint) -> TransportSocket:
             peers_of=point.workload_id,
             expected=None,
             params=TlsParameters(tls_minimum_protocol_version=_TLS_1_3),
-            alpn=[] if point.protocol is Protocol.TCP else ["h2", "http/1.1"],
+            alpn=[] if point.is_raw else ["h2", "http/1.1"],
         ),
     )
     return TransportSocket(name=_TLS_SOCKET, typed_config=packed(context))

@@ -10,7 +10,7 @@ import yaml
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError
-from authz_server.core.request import RouteContext
+from authz_server.core.request import AccessRequest, RouteContext
 from authz_server.core.spiffe import SpiffeId
 from authz_server.envoy_config import binary
 from authz_server.envoy_config.bootstrap import bootstrap_tree, render_bootstrap
@@ -48,10 +48,23 @@ LEDGER_DB = dataclasses.replace(
     protocol=Protocol.TCP,
     workload_id=SpiffeId.parse("spiffe://prod.example.org/data/ledger-db"),
     audience=None,
-    bundle="default",
-    resource=None,
-    domains=(),
+    bundle="infrastructure",
+    resource="ledger-db",
+    domains=("ledger-db.internal",),
     require_delegation=False,
+)
+ORDERS_DB = dataclasses.replace(
+    DATA,
+    name="orders-db",
+    listen=TcpAddress("0.0.0.0", 8443),
+    upstream=TcpAddress("127.0.0.1", 15432),
+    protocol=Protocol.TCP,
+    workload_id=SpiffeId.parse("spiffe://prod.example.org/data/orders-db"),
+    audience="tcp://orders-db.internal",
+    bundle="infrastructure",
+    resource="orders-db",
+    domains=(),
+    tunnels=("orders-db.internal:5432",),
 )
 
 
@@ -76,7 +89,11 @@ def settings_of(point: EnforcementPoint, type_name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("example", "point"),
-    [("http-enforcement-point.yaml", DATA), ("tcp-enforcement-point.yaml", LEDGER_DB)],
+    [
+        ("http-enforcement-point.yaml", DATA),
+        ("tcp-enforcement-point.yaml", LEDGER_DB),
+        ("tcp-tunnel-enforcement-point.yaml", ORDERS_DB),
+    ],
 )
 def test_examples_are_what_the_renderer_writes(example: str, point: EnforcementPoint) -> None:
     rendered = bootstrap_tree(
@@ -100,7 +117,7 @@ def test_question_is_the_last_thing_before_the_router(protocol: Protocol) -> Non
     assert ("envoy.filters.http.mcp" in names) == (protocol is Protocol.MCP)
 
 
-@pytest.mark.parametrize("point", [DATA, LEDGER_DB], ids=["http", "tcp"])
+@pytest.mark.parametrize("point", [DATA, LEDGER_DB, ORDERS_DB], ids=["http", "tcp", "tunnel"])
 def test_nothing_switches_the_question_off(point: EnforcementPoint) -> None:
     for mapping in mappings(bootstrap_tree([point], node="n", admin_socket=None)):
         assert mapping.get("failure_mode_allow", False) is False
@@ -165,7 +182,6 @@ def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
         ({"pdp_timeout_s": 0}, "timeout"),
         ({"domains": ()}, "host names"),
         ({"domains": ("*",)}, "host names"),
-        ({"protocol": Protocol.TCP}, "TCP"),
     ],
 )
 def test_unsafe_points_cannot_be_made(change: dict[str, object], complaint: str) -> None:
@@ -174,11 +190,69 @@ def test_unsafe_points_cannot_be_made(change: dict[str, object], complaint: str)
 
 
 @pytest.mark.parametrize(
-    "change", [{"bundle": "data"}, {"resource": "db"}, {"audience": "x"}, {"labels": {"a": "b"}}]
+    ("change", "complaint"),
+    [
+        ({"require_delegation": True}, "CONNECT `tunnels`"),
+        ({"strip_delegation": True}, "no delegation reaches"),
+        ({"domains": ("*",)}, "server name"),
+        ({"domains": ("*.internal",)}, "server name"),
+        ({"domains": ("Ledger-db",)}, "server name"),
+        ({"tunnels": ("ledger-db:5432",)}, "which name its hosts"),
+        ({"protocol": Protocol.HTTP, "tunnels": ("ledger-db:5432",)}, "are for TCP"),
+        ({"domains": (), "tunnels": ("ledger-db",)}, "`host:port`"),
+        ({"domains": (), "tunnels": ("*:5432",)}, "`host:port`"),
+        ({"domains": (), "tunnels": ("*",)}, "`host:port`"),
+        ({"domains": (), "tunnels": ("Ledger-db:5432",)}, "`host:port`"),
+        ({"domains": (), "tunnels": ("ledger-db:05432",)}, "`host:port`"),
+    ],
 )
-def test_tcp_point_refuses_what_envoy_cannot_tell_the_pdp(change: dict[str, object]) -> None:
-    with pytest.raises(InvalidValueError, match="bundle `default`"):
+def test_unsafe_tcp_points_cannot_be_made(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InvalidValueError, match=complaint):
         dataclasses.replace(LEDGER_DB, **change)  # type: ignore[arg-type]
+
+
+def test_each_raw_listener_tells_the_pdp_what_stands_behind_it() -> None:
+    other = dataclasses.replace(LEDGER_DB, name="other", bundle="data", labels={"class": "secret"})
+    tree = bootstrap_tree([DATA, LEDGER_DB, other, ORDERS_DB], node="n", admin_socket=None)
+    metadata = tree["node"]["metadata"]  # type: ignore[index]
+    assert metadata == {
+        "authz": {"node": "n"},
+        "authz.ledger-db": {"node": "n", **LEDGER_DB.context_extensions},
+        "authz.other": {"node": "n", **other.context_extensions},
+    }
+    keys = {
+        mapping["bootstrap_metadata_labels_key"]
+        for mapping in mappings(tree)
+        if str(mapping.get("@type", "")).endswith("network.ext_authz.v3.ExtAuthz")
+    }
+    assert keys == {"authz.ledger-db", "authz.other"}
+    labels = metadata["authz.other"]
+    told = AccessRequest(
+        peer_certificate="",
+        peer_principal="",
+        source_address=None,
+        listener=None,
+        destination_principal="",
+        node="n",
+        sni=None,
+        http=None,
+        extensions={},
+        labels=labels,
+    )
+    assert RouteContext.of(told) == RouteContext.parse(other.context_extensions)
+
+
+def test_only_a_point_with_tunnels_admits_connect() -> None:
+    assert "CONNECT" not in render_bootstrap([DATA, LEDGER_DB], node="n", admin_socket=None)
+    (manager,) = [settings_of(ORDERS_DB, "HttpConnectionManager")]
+    (host,) = manager["route_config"]["virtual_hosts"]  # type: ignore[index]
+    (route,) = host["routes"]
+    assert (host["domains"], route["match"]) == (
+        ["orders-db.internal:5432"],
+        {"connect_matcher": {}},
+    )
+    assert "strip_any_host_port" not in manager
+    assert "with_request_body" not in settings_of(ORDERS_DB, "ext_authz.v3.ExtAuthz")
 
 
 @pytest.mark.parametrize("points", [[], [DATA, DATA]])
