@@ -118,9 +118,10 @@ class CheckService:
                 self._broke(describe(error.__cause__))
             # Also for what was denied anyway: operators must see that records are missing.
             return unrecorded(decision)
-        # INVARIANT: the ledger lifts escalations, never denials.
-        if final.verdict is Verdict.ALLOW and decision.verdict is Verdict.DENY:
-            raise AssertionError("the ledger turned a denial into an allow")
+        # INVARIANT: recording lets nothing pass but an escalation that a person approved.
+        lifted = final.passes and not decision.passes
+        if lifted and not (decision.awaits_approval and final.verdict is Verdict.ALLOW):
+            raise AssertionError("the ledger let pass what was refused")
         return final
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from authz_server.core.decision import Decision
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.record import Record, RecordFault
 from authz_server.servers.async_commit import AsyncCommit
@@ -129,6 +130,20 @@ def test_an_escalation_waits_for_its_record() -> None:
     asyncio.run(_ask(commit, record(escalation(), "e")))
     commit.close()
     assert durable.given == ["e"]
+
+
+def test_what_is_only_observed_passes_no_full_queue_and_asks_nobody() -> None:
+    """In shadow mode a record that finds no room is a denial as any other."""
+    disk, durable = Disk(), Durable()
+    disk.open.clear()
+    commit = queue(disk, records_max=1, durable=durable)
+    observed = escalation(mode=Mode.SHADOW)
+    assert asyncio.run(_ask(commit, record(observed, "a"))) == observed
+    assert asyncio.run(refused(commit, record(observed, "b")))
+    assert (durable.given, commit.overflowed) == ([], 1)
+    disk.open.set()
+    commit.close()
+    assert disk.kept == ["a"]
 
 
 def test_a_closed_queue_says_so() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from authz_server.core.decision import Decision, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError, Reason
 from authz_server.ledger.approvals import (
     ApprovalRefused,
@@ -149,6 +150,16 @@ def test_other_arguments_need_another_approval(ledger: Ledger, approvals: Approv
     assert other.verdict is Verdict.ESCALATE
     assert ticket_id(other) != ticket_id(asked)
     assert attempt(ledger, escalation("a" * 64), after_s=3).verdict is Verdict.ALLOW
+
+
+def test_what_shadow_mode_lets_pass_uses_no_approval_up(
+    ledger: Ledger, approvals: Approvals
+) -> None:
+    """The same action, once under a bundle that is only observed and once enforced."""
+    approvals.approve(ticket_id(attempt(ledger)), approver=BOB, now=at(1))
+    observed = attempt(ledger, escalation(mode=Mode.SHADOW), 2)
+    assert (observed.verdict, observed.approval, observed.ticket) == ("escalate", None, None)
+    assert attempt(ledger, after_s=3).approval is not None
 
 
 def test_an_approval_never_helps_a_denial(ledger: Ledger, approvals: Approvals) -> None:

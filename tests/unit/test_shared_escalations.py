@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from authz_server.core.decision import Decision, Verdict
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import LedgerError, Reason
 from authz_server.ledger.record import Record
 from authz_server.servers.shared_escalations import UNREACHABLE, SharedEscalations
@@ -54,7 +55,7 @@ def test_records_what_the_escalation_became() -> None:
     assert [one.decision for one in kept.records] == [ALLOWED]
 
 
-@pytest.mark.parametrize("decision", [allow(), deny()])
+@pytest.mark.parametrize("decision", [allow(), deny(), escalation(mode=Mode.SHADOW)])
 def test_asks_for_nothing_else(decision: Decision) -> None:
     approvals, kept = Approvals(ALLOWED), Kept()
     assert asyncio.run(settled(approvals, kept, record(decision))) is decision
