@@ -1,0 +1,95 @@
+"""Let a manifest through only if every policy bundle in it passes lint and its own cases.
+
+Reads the manifest from standard input and writes the same bytes to standard output, or nothing:
+
+    kubectl kustomize k8s/overlays/central | python -m k8s.gate | kubectl apply --server-side -f -
+
+Exit 1: a bundle has a fault or fails a case. Exit 2: what came is no manifest, or has no bundle.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from k8s.checking.documents import documents
+from k8s.checking.kustomize import KustomizeError, parse
+from k8s.checking.manifest import Manifest, at, text
+from k8s.checking.pdp_files import is_bundle, lay_out
+
+_REFUSED = 1
+_UNREADABLE = 2
+
+
+class GateError(Exception):
+    """What came cannot be tested."""
+
+
+def lay_out_bundles(manifests: Sequence[Manifest], root: Path) -> Iterator[Path]:
+    """Write every bundle below `root` and return the directories that hold some, one a namespace.
+
+    Raises `GateError` for a bundle without a name, and for two of one name.
+    """
+    found = set()
+    for manifest in manifests:
+        if not is_bundle(manifest):
+            continue
+        described = next(documents(text(manifest.at("data", "bundle.yaml"))), None)
+        name = text(at(described, "name"))
+        # A name is a directory here; the loader says what else is wrong with one.
+        if not name or "/" in name or name.startswith("."):
+            raise GateError(f"{manifest}: data.bundle.yaml: has no `name` to serve it under")
+        if manifest.at("binaryData"):
+            raise GateError(f"{manifest}: binaryData: a policy is text")
+        directory = root / (manifest.namespace or "default")
+        if (directory / name).exists():
+            raise GateError(f"{manifest}: data.bundle.yaml: the bundle `{name}` is there twice")
+        lay_out(manifest, directory / name)
+        found.add(directory)
+    if not found:
+        raise GateError("no ConfigMap is labelled `app.kubernetes.io/component: policy-bundle`")
+    yield from sorted(found)
+
+
+def passes(directory: Path, *, coverage: int) -> bool:
+    """Run lint and cases of every bundle in `directory`, reports to standard error."""
+    commands = (["lint", "--strict"], ["test", "--require-coverage", str(coverage)])
+    codes = [
+        subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "authz_server", "policy", *command, str(directory)],
+            stdout=sys.stderr,
+            check=False,
+        ).returncode
+        for command in commands
+    ]
+    return not any(codes)
+
+
+def main() -> int:
+    """Read, test, and pass on."""
+    parser = argparse.ArgumentParser(prog="python -m k8s.gate", description=__doc__)
+    parser.add_argument("--require-coverage", type=int, default=100, metavar="PERCENT")
+    options = parser.parse_args()
+    stream = sys.stdin.buffer.read()
+    try:
+        manifests = parse(stream.decode("utf-8"))
+        with tempfile.TemporaryDirectory() as root:
+            results = [
+                passes(directory, coverage=options.require_coverage)
+                for directory in lay_out_bundles(manifests, Path(root))
+            ]
+    except (GateError, KustomizeError, UnicodeDecodeError) as error:
+        sys.stderr.write(f"gate: {error}\n")
+        return _UNREADABLE
+    if not all(results):
+        sys.stderr.write("gate: refused; nothing was passed on\n")
+        return _REFUSED
+    sys.stdout.buffer.write(stream)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
