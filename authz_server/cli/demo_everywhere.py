@@ -79,8 +79,9 @@ def _table(played: "Played") -> Table:
     title = Text(f"\n{scenario.name}", "bold") + Text(f": {scenario.task}", "not bold")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for heading in ("envoy", "domain", "action"):
-        table.add_column(heading)
+    for heading in ("envoy", "domain"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("action", overflow="fold")
     for heading in ("expected", "got", "reason", "the service", "recorded"):
         table.add_column(heading, no_wrap=True)
     for row in played.rows:

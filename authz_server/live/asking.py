@@ -6,6 +6,7 @@ from authz_server.agent.delegator import Delegator
 from authz_server.core.attributes import Attributes, Protocol
 from authz_server.core.delegation import CHAIN_HEADER, ROOT_HEADER
 from authz_server.core.errors import AuthzError, InvalidValueError
+from authz_server.live.a2a_call import ask_a2a
 from authz_server.live.grpc_call import ask_grpc
 from authz_server.live.http_call import ask_http
 from authz_server.live.mcp_call import ask_mcp
@@ -35,6 +36,7 @@ class LiveAsker:
                 Protocol.HTTP: ask_http,
                 Protocol.GRPC: ask_grpc,
                 Protocol.MCP: ask_mcp,
+                Protocol.A2A: ask_a2a,
             }[target.protocol]
             return asking(target, identity, delegation, attributes.act, attributes.obj)
         except LiveCallError:
