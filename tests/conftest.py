@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
-        for mesh in {"mesh", "fragile_mesh"} & {*getattr(item, "fixturenames", ())}:
+        for mesh in {"mesh", "fragile_mesh", "everywhere"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(mesh))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 

@@ -1,4 +1,4 @@
-"""One mesh for all attack tests of a worker."""
+"""Meshes that the tests of a worker share: one for attacks, one with every enforcement point."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from authz_server.demo import mesh as demo_mesh
+from authz_server.demo.everywhere_mesh import everywhere_mesh
+from authz_server.demo.run import SHIPPED_BUNDLES
 from tests.e2e.attack_mesh import Mesh, running_mesh
 from tests.e2e.check_requests import PdpClient
 
@@ -27,3 +30,10 @@ def pdp(mesh: Mesh) -> Iterator[PdpClient]:
     client = PdpClient(str(mesh.pdp_address))
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo_mesh.Mesh]:
+    """An enforcement point of every kind, real services behind them, one PDP."""
+    with everywhere_mesh(tmp_path_factory.mktemp("everywhere"), SHIPPED_BUNDLES) as running:
+        yield running.mesh
