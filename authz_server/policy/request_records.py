@@ -101,12 +101,7 @@ class RecordReader:
             texts = self.texts(value, path)
             return frozenset(texts) if kind is AttributeType.SET else texts
         if kind is AttributeType.MAP:
-            if not isinstance(value, dict) or any(
-                isinstance(part, list | dict) for part in value.values()
-            ):
-                self.fault(path, "expected a mapping of names to single values")
-                return {}
-            return dict(value)
+            return self._map(value, path)
         if type(value) not in _SCALARS[kind]:
             self.fault(path, f"expected {kind.value}")
             return None
@@ -115,6 +110,23 @@ class RecordReader:
             self.fault(path, f"expected one of {', '.join(sorted(spec.choices))}{hint}")
             return None
         return value
+
+    def _map(self, value: YamlValue, path: YamlPath) -> dict[str, object]:
+        """Return the values of a map by name. One of `args` may be a list: it becomes a tuple."""
+        parts: dict[str, object] | None = dict(value) if isinstance(value, dict) else None
+        if parts is not None and path[-1] == "args":
+            parts = {name: _as_argument(part) for name, part in parts.items()}
+        if parts is None or any(isinstance(part, list | dict) for part in parts.values()):
+            self.fault(path, "expected a mapping of names to single values")
+            return {}
+        return parts
+
+
+def _as_argument(value: object) -> object:
+    """Return a list of single values as a rule reads it (`core.arguments.attribute_value`)."""
+    if not isinstance(value, list) or any(isinstance(item, list | dict) for item in value):
+        return value
+    return tuple(value)
 
 
 def party_of(given: Given, role: Role) -> PartyAttributes:
