@@ -174,16 +174,18 @@ def running_mesh(
     identity: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
     live: LiveTrust | None = None,
+    modes: Mapping[str, str] | None = None,
 ) -> Iterator[Mesh]:
     """Run a mesh below `directory`, which must have a short path: it holds Unix sockets.
 
     `identity` are further keys of that section of the PDP's configuration, `files` what they name.
-    `live` is where trust comes from that is in no file.
+    `live` is where trust comes from that is in no file, `modes` how bundles are applied.
     """
     forge = Forge()
     for name, content in (files or {}).items():
         (directory / name).write_bytes(content)
     _write_pdp_files(directory, forge, identity or {})
+    set_modes(directory, modes or {})
     with recording_workload() as workload, ProcessGroup(directory) as group:
         if live is not None:
             live.start(forge, group)
@@ -218,6 +220,14 @@ def surroundings(mesh: Mesh, profile: str, pdp_timeout_s: float) -> Surroundings
         admin=mesh.directory / f"{profile}.sock",
         pdp_timeout_s=pdp_timeout_s,
     )
+
+
+def set_modes(directory: Path, modes: Mapping[str, str]) -> None:
+    """Write how bundles are applied into the configuration, for the next start of the PDP."""
+    path = directory / "authz.yaml"
+    configuration = yaml.safe_load(path.read_text())
+    configuration["bundles"]["mode"] = dict(modes)
+    path.write_text(yaml.safe_dump(configuration))
 
 
 def _write_pdp_files(directory: Path, forge: Forge, identity: Mapping[str, object]) -> None:

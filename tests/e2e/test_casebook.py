@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +88,9 @@ def site() -> Iterator[Site]:
 
 
 @contextmanager
-def running_site(directory: Path) -> Iterator[Site]:
+def running_site(directory: Path, modes: Mapping[str, str] | None = None) -> Iterator[Site]:
     world = World()
-    write_files(directory, world)
+    write_files(directory, world, modes or {})
     with recording_workload() as workload, ProcessGroup(directory) as group:
         _start_pdp(directory, group)
         envoy = start_envoy(envoy_tree(directory, world, workload), "envoy", directory, group)
@@ -105,7 +105,7 @@ def running_site(directory: Path) -> Iterator[Site]:
             )
 
 
-def write_files(directory: Path, world: World) -> None:
+def write_files(directory: Path, world: World, modes: Mapping[str, str]) -> None:
     shutil.copytree(CASES / "bundles", directory / "bundles")
     shutil.copy(CASES / "identities.yaml", directory)
     (directory / "trust.pem").write_bytes(world.authority.bundle_pem)
@@ -122,7 +122,7 @@ def write_files(directory: Path, world: World) -> None:
             "issuers": [{"issuer": ISSUER, "jwks_file": "jwks.json", "algorithms": ["ES256"]}],
             "require": True,
         },
-        "bundles": {"dir": "bundles"},
+        "bundles": {"dir": "bundles", "mode": dict(modes)},
         "ledger": {"url": "sqlite:///ledger.db"},
     }
     (directory / "authz.yaml").write_text(yaml.safe_dump(configuration))
