@@ -5,9 +5,10 @@ caller    name of the SVID presented (`agent/x`), null for none, or `{uris, dns}
 route     the context extensions, by name
 chain     `root` and `links` to mint (see `World.root`, `World.link`), then bent by
           `order`, `swap_root`, `repeat_root`, `drop_root`; or `raw_root`; null for none
-request   `method, path, headers, body`; or `mcp: {method, params}`; or `connect: host:port` for a
-          tunnel, with `headers, body` and at most a wrong `path`; or `tcp: {sni}` for a raw
-          connection, whose listener has the route's context as labels
+request   `method, path, headers, body`; or `mcp: {method, params}`; or `a2a: {method, params}` over
+          JSON-RPC, with `path` in it for another endpoint; or `connect: host:port` for a tunnel,
+          with `headers, body` and at most a wrong `path`; or `tcp: {sni}` for a raw connection,
+          whose listener has the route's context as labels
 revoked   what is revoked: `{txn: true}` means the chain's own
 envoy     false where Envoy itself would never send this (see the attack suite)
 expect    `verdict, reason`, and `rules` where they matter
@@ -120,6 +121,12 @@ def http_call(case: Case, world: World) -> HttpCall:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, **spec["mcp"]}).encode()
         headers.append(("content-type", b"application/json"))
         return HttpCall(method="POST", path="/mcp", headers=headers, body=body)
+    if "a2a" in spec:
+        message = {name: value for name, value in spec["a2a"].items() if name != "path"}
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, **message}).encode()
+        headers.append(("content-type", b"application/json"))
+        path = spec["a2a"].get("path", "/a2a")
+        return HttpCall(method="POST", path=path, headers=headers, body=body)
     if "connect" in spec:
         body = spec.get("body", "").encode()
         return HttpCall(method="CONNECT", path=spec.get("path", ""), headers=headers, body=body)
