@@ -86,24 +86,6 @@ def test_it_is_enforced_after_the_switch_and_passed_before(mesh: Mesh) -> None:
         mesh.start_pdp()
 
 
-def test_what_cannot_be_recorded_does_not_pass(mesh: Mesh) -> None:
-    path = mesh.directory / "ledger.db"
-    aside = path.with_suffix(".aside")
-    assert ask(mesh, "/admin/1").status == 200
-    hits = len(mesh.workload.hits)
-    path.rename(aside)
-    path.mkdir()  # nothing can be made in its place
-    try:
-        answer = ask(mesh, "/admin/1")
-        assert (answer.status, answer.headers.get("x-authz-mode")) == (403, None)
-        assert json.loads(answer.body)["reason"] == "LEDGER_UNAVAILABLE"
-        assert ask(mesh, "/public/1").status == 403
-        assert len(mesh.workload.hits) == hits
-    finally:
-        path.rmdir()
-        aside.rename(path)
-
-
 # --- the casebook, with one bundle observed and the others enforced -----------------------------
 
 # A handshake each: of the cases that one route denies for one reason, one will do.
