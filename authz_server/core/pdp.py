@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from authz_server.core import delegation
+from authz_server.core.arguments import Declaration
 from authz_server.core.attributes import Attributes, EnvironmentAttributes, Protocol
 from authz_server.core.chain import BoundChain, PresentedChain, VerifiedChain
 from authz_server.core.decision import (
@@ -37,6 +38,7 @@ from authz_server.core.request import AccessRequest, RouteContext
 from authz_server.core.revocation import check_caller, check_chain
 from authz_server.core.snapshot import Policy, Snapshot
 
+_NOTHING_DECLARED: Declaration = {}
 _NOTHING_EVALUATED = Evaluation(verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
 
 
@@ -157,26 +159,33 @@ def _check_fresh(snapshot: Snapshot, now: datetime) -> None:
 
 
 def _read_operation(trace: _Trace, route: RouteContext) -> Operation:
-    operation = trace.operation = read_operation(trace.request, route)
+    policy = trace.snapshot.policies.get(route.bundle)
+    declaration = _NOTHING_DECLARED if policy is None else policy.arguments
+    operation = trace.operation = read_operation(trace.request, route, declaration)
     trace.resource = resource_record(operation.obj, route)
     return operation
 
 
-def read_operation(request: AccessRequest, route: RouteContext) -> Operation:
-    """Return what is being done, as the route's protocol reads it. Raises `RequestFault`."""
+def read_operation(
+    request: AccessRequest, route: RouteContext, declaration: Declaration
+) -> Operation:
+    """Return what is being done, as the route's protocol reads it. Raises `RequestFault`.
+
+    `declaration` is that of the route's policy bundle.
+    """
     if request.http is None:
         return tcp.operation(request, route)
     match route.protocol:
         case Protocol.HTTP:
-            return http.operation(request.http, route)
+            return http.operation(request.http, route, declaration)
         case Protocol.GRPC:
             return grpc.operation(request.http, route)
         case Protocol.MCP:
-            return mcp.operation(request.http, route, request.metadata)
+            return mcp.operation(request.http, route, request.metadata, declaration)
         case Protocol.TCP:
             return tcp.tunnel(request.http, route)
         case Protocol.A2A:
-            return a2a.operation(request.http, route, request.metadata)
+            return a2a.operation(request.http, route, request.metadata, declaration)
 
 
 def _verify_chain(trace: _Trace, caller: Caller, route: RouteContext) -> BoundChain | None:

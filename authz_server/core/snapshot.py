@@ -6,6 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
+from authz_server.core.arguments import Declaration
 from authz_server.core.attributes import Attributes
 from authz_server.core.callers import CallerPolicy
 from authz_server.core.chain import DelegationPolicy
@@ -31,6 +32,10 @@ class Policy(Protocol):
     @property
     def revision(self) -> str:
         """Digest of the bundle's files; equal files give equal revisions."""
+
+    @property
+    def arguments(self) -> Declaration:
+        """Which arguments its rules read out of a request's body, and where they are in it."""
 
     def evaluate(self, attributes: Attributes) -> Evaluation:
         """Judge every party the bundle names; the strictest verdict wins. Never raises."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from authz_server.core.arguments import Declaration
 from authz_server.core.attributes import Attributes, PartyAttributes, Role
 from authz_server.core.decision import Evaluation
 from authz_server.core.errors import ConfigurationError, Fault
@@ -86,6 +87,11 @@ class PolicyBundle:
     def domain(self) -> str:
         """Enforcement domain: application, infrastructure, data or ai_workload."""
         return self.manifest.domain
+
+    @property
+    def arguments(self) -> Declaration:
+        """Which arguments its rules read out of a request's body, and where they are in it."""
+        return self.manifest.arguments
 
     def evaluate(self, attributes: Attributes) -> Evaluation:
         """Judge every party the bundle names; the strictest verdict wins. Never raises."""

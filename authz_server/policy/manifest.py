@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from authz_server.core.arguments import Declaration, Pointer
 from authz_server.core.attributes import Role
-from authz_server.core.errors import ConfigurationError
+from authz_server.core.errors import ConfigurationError, InvalidValueError
+from authz_server.core.limits import ARGUMENTS_MAX
 from authz_server.core.suggestion import did_you_mean
 from authz_server.core.yaml_document import YamlDocument, YamlValue
 from authz_server.policy.functions import ROLE_FUNCTIONS
@@ -29,6 +31,7 @@ _KEYS: Final = (
     "rows",
     "role_matching",
     "domain_matching",
+    "arguments",
 )
 _ROWS_KEYS: Final = ("url_env", "table", "channel")
 # SECURITY: whoever writes a bundle may not name any other variable of the server's environment.
@@ -36,6 +39,7 @@ _URL_VARIABLE = re.compile(r"POLICY_ROWS_[A-Z0-9_]{1,64}")
 _SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")  # PostgreSQL cuts names at 63 bytes
 _TABLE = re.compile(rf"(?:{_SQL_NAME.pattern}\.)?{_SQL_NAME.pattern}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,8 @@ class RowSource:
 class Manifest:
     """A checked `bundle.yaml`. `parties` always holds the caller.
 
-    `matching` says of which role definitions (`g`, `g2`, …) the names or domains are patterns.
+    `matching` says of which role definitions (`g`, `g2`, …) the names or domains are patterns,
+    `arguments` where in a request's body the arguments are that rules read.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Manifest:
     parties: frozenset[Role] = frozenset({Role.CALLER})
     rows: RowSource | None = None
     matching: Mapping[str, RoleMatching] = field(default_factory=dict)
+    arguments: Declaration = field(default_factory=dict)
 
 
 def load_manifest(
@@ -110,6 +116,7 @@ class _Reader:
             parties=self._parties(),
             rows=self._rows(),
             matching=self._matching_functions(),
+            arguments=self._arguments(),
         )
 
     def _fault(self, path: tuple[str | int, ...], message: str) -> None:
@@ -172,6 +179,28 @@ class _Reader:
             name: RoleMatching(members=members.get(name), domains=domains.get(name))
             for name in {**members, **domains}
         }
+
+    def _arguments(self) -> Declaration:
+        given = self._values.get("arguments", {})
+        if not isinstance(given, dict):
+            self._fault(
+                ("arguments",), "`arguments` maps names to JSON pointers: {to: /message/to}"
+            )
+            return {}
+        if len(given) > ARGUMENTS_MAX:
+            self._fault(("arguments",), f"more than {ARGUMENTS_MAX} arguments")
+        found: dict[str, Pointer] = {}
+        for name, pointer in given.items():
+            if not _ARGUMENT.fullmatch(name):
+                message = "an argument's name is 1 to 64 of letters, digits, `_`, `.`, `-`"
+                self._log.add(self._document.key_fault(("arguments", name), message))
+            try:
+                if not isinstance(pointer, str):
+                    raise InvalidValueError("a JSON pointer is text (RFC 6901)")
+                found[name] = Pointer.parse(pointer)
+            except InvalidValueError as error:
+                self._fault(("arguments", name), f"`arguments.{name}`: {error}")
+        return found
 
     def _functions(self, key: str) -> dict[str, str]:
         given = self._values.get(key, {})

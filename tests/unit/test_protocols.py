@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
 import rfc8785
 
+from authz_server.core.arguments import Pointer
 from authz_server.core.attributes import AMBIGUOUS, Protocol
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.protocols import grpc, http, mcp
@@ -44,12 +46,17 @@ def request(
     )
 
 
-def operation_of(http_request: HttpRequest, route: RouteContext) -> Operation:
+def operation_of(
+    http_request: HttpRequest,
+    route: RouteContext,
+    arguments: Mapping[str, str] = MappingProxyType({}),
+) -> Operation:
+    declaration = {name: Pointer.parse(pointer) for name, pointer in arguments.items()}
     if route.protocol is Protocol.MCP:
-        return mcp.operation(http_request, route, {})
+        return mcp.operation(http_request, route, {}, declaration)
     if route.protocol is Protocol.GRPC:
         return grpc.operation(http_request, route)
-    return http.operation(http_request, route)
+    return http.operation(http_request, route, declaration)
 
 
 def reason_of(http_request: HttpRequest, route: RouteContext = HTTP) -> Reason:
@@ -60,7 +67,7 @@ def reason_of(http_request: HttpRequest, route: RouteContext = HTTP) -> Reason:
 
 class TestHttp:
     def test_operation(self) -> None:
-        operation = http.operation(
+        operation = operation_of(
             request("POST", "/v1/%61?id=7&x=1&x=2", body=b"{}", host="Data.Example:8443"), HTTP
         )
         assert (operation.act.protocol, operation.act.name) == ("http", "POST")
@@ -75,7 +82,7 @@ class TestHttp:
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
     def test_safe_methods_are_read_only(self, method: str) -> None:
-        assert http.operation(request(method), HTTP).act.read_only
+        assert operation_of(request(method), HTTP).act.read_only
 
     @pytest.mark.parametrize(
         "method", ["FOO", "get", "CONNECT", "TRACE", "G\0T", "", "PROPFIND", "GET ", "GET\n"]
@@ -115,7 +122,7 @@ class TestHttp:
         ],
     )
     def test_override_that_agrees_passes(self, header: str, value: bytes) -> None:
-        assert http.operation(request(headers={header: value}), HTTP).obj.path == "/v1/x"
+        assert operation_of(request(headers={header: value}), HTTP).obj.path == "/v1/x"
 
     def test_repeated_override_is_denied(self) -> None:
         doubled = request(headers={"x-http-method-override": (b"GET", b"DELETE")})
@@ -143,7 +150,7 @@ class TestHttp:
     def test_a_form_that_only_mentions_a_method_passes(self) -> None:
         body = b"payment_method=card&note=_method%3DDELETE"
         form = {"content-type": b"application/x-www-form-urlencoded"}
-        assert http.operation(request("POST", headers=form, body=body), HTTP)
+        assert operation_of(request("POST", headers=form, body=body), HTTP)
 
     @pytest.mark.parametrize("value", [b"websocket", b"h2c", b""])
     def test_upgrade_is_denied(self, value: bytes) -> None:
@@ -155,7 +162,7 @@ class TestHttp:
         for headers in ({"content-length": b"4"}, {"transfer-encoding": b"chunked"}):
             # Not shown to us, but the upstream will read it.
             assert reason_of(request(method, headers=headers)) is Reason.MALFORMED_BODY
-        assert http.operation(request(method, headers={"content-length": b"0"}), HTTP)
+        assert operation_of(request(method, headers={"content-length": b"0"}), HTTP)
 
     def test_partial_body(self) -> None:
         assert reason_of(request("POST", body=b"x", truncated=True)) is Reason.BODY_TRUNCATED
@@ -177,7 +184,7 @@ class TestHttp:
     def test_a_body_that_was_not_shown_is_noticed(
         self, http_request: HttpRequest, seen: bool
     ) -> None:
-        assert http.operation(http_request, HTTP).arguments_seen is seen
+        assert operation_of(http_request, HTTP).arguments_seen is seen
 
 
 class TestGrpc:
@@ -226,7 +233,7 @@ def post(body: bytes, **headers: bytes) -> HttpRequest:
 
 class TestMcp:
     def test_tool_call(self) -> None:
-        operation = mcp.operation(post(call_body()), MCP, {})
+        operation = operation_of(post(call_body()), MCP)
         assert (operation.act.name, operation.act.read_only) == ("tools/call", False)
         assert (operation.obj.type, operation.obj.tool) == ("mcp_tool", "crm_export")
         assert operation.obj.args == {"segment": "eu", "filter": AMBIGUOUS}
@@ -247,32 +254,38 @@ class TestMcp:
     def test_methods(
         self, method: str, params: dict[str, object], kind: str, tool: str | None, uri: str | None
     ) -> None:
-        obj = mcp.operation(post(call_body(method=method, params=params)), MCP, {}).obj
+        obj = operation_of(post(call_body(method=method, params=params)), MCP).obj
         assert (obj.type, obj.tool, obj.uri) == (kind, tool, uri)
 
     def test_digest_ignores_spelling_and_meta_but_nothing_that_acts(self) -> None:
         def digest(body: bytes) -> str | None:
-            return mcp.operation(post(body), MCP, {}).obj.args_sha256
+            return operation_of(post(body), MCP).obj.args_sha256
 
         plain = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":%s}'
         one = digest(plain % b'{"name":"t","arguments":{"a":1,"b":"\\u0041"}}')
-        same = digest(plain % b'{"arguments":{"b":"A", "a":1.0},"name":"t","_meta":{"x":1}}')
+        meta = b'{"progressToken":1,"traceparent":"00-1"}'
+        same = digest(plain % b'{"arguments":{"b":"A", "a":1.0},"name":"t","_meta":%s}' % meta)
         assert one == same
         other = {
             digest(plain % b'{"name":"t","arguments":{"a":2,"b":"A"}}'),
             digest(plain % b'{"name":"t","arguments":{"a":1,"b":"A"},"task":{"ttl":1}}'),
+            digest(plain % b'{"name":"t","arguments":{"a":1,"b":"A"},"_meta":{"x":1}}'),
+            digest(plain % b'{"name":"t","arguments":{"a":1,"b":"A"},"_meta":{"x":2}}'),
             digest(plain % b'{"name":"t","arguments":{}}'),
+            digest(b'{"jsonrpc":"2.0","id":1,"result":{"a":1,"b":"A"}}'),
+            digest(b'{"jsonrpc":"2.0","id":1,"result":{"a":2,"b":"A"}}'),
+            digest(b'{"jsonrpc":"2.0","id":1,"error":{"a":1,"b":"A"}}'),
         }
         assert one not in other
-        assert len(other) == 3
+        assert len(other) == 8
 
     def test_session_stream_is_its_own_action(self) -> None:
-        operation = mcp.operation(request("GET", "/mcp"), MCP, {})
+        operation = operation_of(request("GET", "/mcp"), MCP)
         assert (operation.act.name, operation.obj.type) == ("GET", "mcp_session")
 
     def test_client_response_is_its_own_action(self) -> None:
         body = b'{"jsonrpc":"2.0","id":"s1","result":{}}'
-        assert mcp.operation(post(body), MCP, {}).act.name == "response"
+        assert operation_of(post(body), MCP).act.name == "response"
 
     @pytest.mark.parametrize(
         "body",
@@ -359,13 +372,17 @@ class TestMcp:
         assert reason_of(post(call_body(), **headers), MCP) is Reason.HEADER_BODY_MISMATCH
 
     def test_headers_that_agree(self) -> None:
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
         agreeing = post(
-            call_body(),
+            call_body(params={"name": "crm_export", "_meta": meta}),
             mcp_method=b"tools/call",
             mcp_name=b"=?base64?Y3JtX2V4cG9ydA==?=",
             mcp_protocol_version=b"2026-07-28",
         )
-        assert mcp.operation(agreeing, MCP, {}).obj.tool == "crm_export"
+        assert operation_of(agreeing, MCP).obj.tool == "crm_export"
 
     def test_protocol_version(self) -> None:
         unknown = post(call_body(), mcp_protocol_version=b"zzz")
@@ -378,10 +395,10 @@ class TestMcp:
     def test_envoy_filter_that_read_something_else(self) -> None:
         for seen in ({"method": "tools/list"}, {"params": {"name": "crm_search"}}):
             with pytest.raises(RequestFault) as caught:
-                mcp.operation(post(call_body()), MCP, {"envoy.filters.http.mcp": seen})
+                mcp.operation(post(call_body()), MCP, {"envoy.filters.http.mcp": seen}, {})
             assert caught.value.reason is Reason.HEADER_BODY_MISMATCH
         agreeing = {"method": "tools/call", "params": {"name": "crm_export"}}
-        assert mcp.operation(post(call_body()), MCP, {"envoy.filters.http.mcp": agreeing})
+        assert mcp.operation(post(call_body()), MCP, {"envoy.filters.http.mcp": agreeing}, {})
 
     def test_oversize_body(self) -> None:
         assert reason_of(post(b" " * (256 * 1024 + 1)), MCP) is Reason.OVERSIZE

@@ -141,7 +141,7 @@ def test_the_record_names_bundle_and_resource_of_a_listener() -> None:
 )
 def test_host_of_a_connection_is_its_server_name(sni: str, host: str | None) -> None:
     request = connection({}, sni=sni)
-    operation = read_operation(request, RouteContext.of(request))
+    operation = read_operation(request, RouteContext.of(request), {})
     assert (operation.obj.type, operation.obj.host, operation.obj.uri) == ("tcp", host, None)
     assert request.sni == host
 
@@ -150,7 +150,7 @@ def test_host_of_a_connection_is_its_server_name(sni: str, host: str | None) -> 
 def test_a_server_name_that_is_no_host_is_denied(sni: str) -> None:
     request = connection({}, sni=sni)
     with pytest.raises(RequestFault) as caught:
-        read_operation(request, RouteContext.of(request))
+        read_operation(request, RouteContext.of(request), {})
     assert caught.value.reason is Reason.MALFORMED_REQUEST
     world = World()
     resource = decide(request, world.snapshot(), world.now).resource
@@ -175,7 +175,7 @@ TUNNEL = RouteContext.parse({"protocol": "tcp", "resource": "orders-db", "label.
 )
 def test_a_tunnel_names_its_destination(authority: str, host: str, uri: str) -> None:
     request = replace(connection({}), http=request_of(host=authority))
-    operation = read_operation(request, TUNNEL)
+    operation = read_operation(request, TUNNEL, {})
     assert (operation.act.protocol, operation.act.name) == ("tcp", "connect")
     assert (operation.obj.host, operation.obj.uri) == (host, uri)
     assert (operation.obj.resource, dict(operation.obj.labels)) == ("orders-db", {"stage": "x"})

@@ -24,7 +24,7 @@ from authz_server.core.attributes import (
 )
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.paths import CanonicalHost, Target, parse_query
-from authz_server.core.protocols import json_rpc
+from authz_server.core.protocols import json_body, json_rpc
 from authz_server.core.protocols.a2a_methods import (
     ACTIONS,
     Route,
@@ -171,7 +171,7 @@ def _params(request: _Request) -> Mapping[str, object]:
         return request.query
     if not http.body:
         return {}
-    params = json_rpc.document(http, MEDIA_TYPES)
+    params = json_body.document(http, MEDIA_TYPES)
     if not isinstance(params, dict):
         raise malformed("body is not a JSON object")
     if {name.casefold() for name in params} & {"jsonrpc", "method"}:

@@ -9,6 +9,8 @@ import hashlib
 import re
 from typing import Final
 
+from authz_server.core import limits
+from authz_server.core.arguments import Declaration, declared
 from authz_server.core.attributes import (
     ActionAttributes,
     AttributeMap,
@@ -18,6 +20,7 @@ from authz_server.core.attributes import (
 )
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.paths import CanonicalHost, Target, canonical_host, parse_query
+from authz_server.core.protocols.json_body import ANY_JSON, document
 from authz_server.core.protocols.operation import Operation
 from authz_server.core.request import HttpRequest, RouteContext
 
@@ -25,6 +28,16 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 # `_` may be escaped in either place; names are compared as loosely as any framework would.
 _FORM_METHOD: Final = re.compile(rb"(?:^|[&;])\s*(?:_|%5f)method(?:=|&|;|$)", re.IGNORECASE)
 _PART_METHOD: Final = re.compile(rb"name\*?\s*=\s*[^;\r\n]{0,16}?(?:_|%5f)method", re.IGNORECASE)
+# A name in JSON may be spelt with escapes, any letter in any case.
+_JSON_METHOD: Final = re.compile(
+    b'"'
+    + b"".join(
+        rb"(?:%c|\\u00%02x|\\u00%02x)" % (letter, letter, ord(chr(letter).upper()))
+        for letter in b"_method"
+    )
+    + rb'"[ \t\r\n]*:',
+    re.IGNORECASE,
+)
 _READ_ONLY: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 §9.2.1 safe methods
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})  # RFC 9110 §9.3.1: no defined meaning
 
@@ -34,9 +47,10 @@ _PATH_OVERRIDES: Final = ("x-original-url", "x-rewrite-url", "x-original-uri", "
 _HOST_OVERRIDES: Final = ("x-forwarded-host", "x-host", "x-original-host", "x-forwarded-server")
 
 
-def operation(http: HttpRequest, route: RouteContext) -> Operation:
+def operation(http: HttpRequest, route: RouteContext, declaration: Declaration) -> Operation:
     """Return the operation an HTTP request asks for.
 
+    `declaration` points into the JSON body; a request that has a body then has to have one of JSON.
     `args_sha256` covers raw query and body: SHA-256 of `query`, a zero byte, and the body.
     Raises `RequestFault` (`UNSUPPORTED_METHOD`, `NON_CANONICAL_PATH`, `MALFORMED_REQUEST`,
     `MALFORMED_BODY`, `BODY_TRUNCATED`, `OVERSIZE`).
@@ -47,8 +61,8 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
     query: AttributeMap = parse_query(target.query) if target.query else no_attributes()
     if "_method" in query and query["_method"] != http.method:
         raise RequestFault(Reason.MALFORMED_REQUEST, "query overrides the method")
-    if http.body and _form_names_method(http):
-        raise RequestFault(Reason.MALFORMED_REQUEST, "form has a field that overrides the method")
+    if http.body and _body_names_method(http):
+        raise RequestFault(Reason.MALFORMED_REQUEST, "body has a field that overrides the method")
     return Operation(
         act=ActionAttributes(
             protocol=Protocol.HTTP, name=http.method, read_only=http.method in _READ_ONLY
@@ -59,6 +73,7 @@ def operation(http: HttpRequest, route: RouteContext) -> Operation:
             path=target.path,
             segments=target.segments,
             query=query,
+            args=_arguments(http, declaration) if declaration else no_attributes(),
             args_sha256=_digest(target.query, http.body),
             resource=route.resource,
             labels=route.labels,
@@ -75,6 +90,8 @@ def request_line(http: HttpRequest) -> tuple[Target, CanonicalHost]:
         )
     if http.body_truncated:
         raise RequestFault(Reason.BODY_TRUNCATED, "only a part of the body was sent for the check")
+    if len(http.body) > limits.BODY_BYTES_MAX:
+        raise RequestFault(Reason.OVERSIZE, "body is larger than 256 KiB")
     target = Target.parse(http.path)
     host = canonical_host(http.host)
     _refuse_overrides(http, target, host)
@@ -100,12 +117,14 @@ def _refuse_overrides(http: HttpRequest, target: Target, host: CanonicalHost) ->
         raise _contradiction("forwarded", "host")
 
 
-def _form_names_method(http: HttpRequest) -> bool:
-    """Tell whether an HTML form has the field `_method`, which frameworks take for the method."""
+def _body_names_method(http: HttpRequest) -> bool:
+    """Tell whether a form or JSON has the field `_method`, which frameworks take for the method."""
     media_type = (http.headers.text("content-type") or "").partition(";")[0].strip().lower()
     if media_type == "application/x-www-form-urlencoded":
         return _FORM_METHOD.search(http.body) is not None
-    return media_type == "multipart/form-data" and _PART_METHOD.search(http.body) is not None
+    if media_type == "multipart/form-data":
+        return _PART_METHOD.search(http.body) is not None
+    return media_type.endswith("json") and _JSON_METHOD.search(http.body) is not None
 
 
 def _same_target(text: str | None, target: Target) -> bool:
@@ -136,6 +155,19 @@ def _contradiction(name: str, what: str) -> RequestFault:
     return RequestFault(
         Reason.MALFORMED_REQUEST, f"header `{name}` contradicts the {what} of the request"
     )
+
+
+def _arguments(http: HttpRequest, declaration: Declaration) -> AttributeMap:
+    """Return the declared arguments; of a request without a body all are None.
+
+    SECURITY: a body that was not shown to us may hold them all the same. None would be a lie that
+    switches off every rule on what they must not be.
+    """
+    if not body_seen(http):
+        raise RequestFault(
+            Reason.BODY_TRUNCATED, "arguments are in the body, which was not sent for the check"
+        )
+    return declared(declaration, document(http, ANY_JSON) if http.body else None)
 
 
 def _digest(query: str, body: bytes) -> str | None:

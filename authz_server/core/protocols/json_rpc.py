@@ -1,19 +1,17 @@
 """One JSON-RPC 2.0 message out of a raw HTTP body, strictly.
 
-Strict because two readers must agree: duplicate members, members that differ from the defined ones
-only by case, batches, unknown members, byte order marks and compressed bodies are all refused.
+Strict because two readers must agree: members that differ from the defined ones only by case,
+batches and unknown members are refused, beside what `json_body` refuses.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from authz_server.core import limits, strict_json
-from authz_server.core.errors import InvalidValueError, Reason, RequestFault
+from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.protocols.json_body import JSON, document
 from authz_server.core.request import HttpRequest
-
-JSON: Final = frozenset({"application/json"})
 
 _MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _ID_CHARS_MAX = 256
@@ -23,18 +21,21 @@ _ID_CHARS_MAX = 256
 class Message:
     """A request, a notification (no id) or a response (no method).
 
-    `id_json` is the id as JSON text, ready to be echoed.
+    `answer` is what a response holds, `{"result": …}` or `{"error": …}`. `id_json` is the id as
+    JSON text, ready to be echoed.
     """
 
     method: str | None
     params: Mapping[str, object]
+    answer: Mapping[str, object]
+    id: str | int | None
     id_json: str | None
 
 
 def parse(http: HttpRequest, media_types: frozenset[str] = JSON) -> Message:
     """Return the one message in the body.
 
-    Raises `RequestFault` (`MALFORMED_BODY`, `OVERSIZE`).
+    Raises `RequestFault` (`MALFORMED_BODY`).
     """
     value = document(http, media_types)
     if not isinstance(value, dict):
@@ -42,33 +43,15 @@ def parse(http: HttpRequest, media_types: frozenset[str] = JSON) -> Message:
     return _message(value)
 
 
-def document(http: HttpRequest, media_types: frozenset[str] = JSON) -> object:
-    """Return the JSON value in the body, whose media type is one of `media_types`.
-
-    Raises `RequestFault` (`MALFORMED_BODY`, `OVERSIZE`).
-    """
-    _check_media_type(http, media_types)
-    if len(http.body) > limits.BODY_BYTES_MAX:
-        raise RequestFault(Reason.OVERSIZE, "body is larger than 256 KiB")
+@contextlib.contextmanager
+def answered_to(id_json: str | None) -> Iterator[None]:
+    """Tell a fault raised inside by which id its answer is to be known."""
     try:
-        return strict_json.loads(
-            http.body,
-            depth_max=limits.JSON_DEPTH_MAX,
-            members_max=limits.JSON_MEMBERS_MAX,
-        )
-    except InvalidValueError as error:
-        raise _malformed(f"body is not strict JSON: {error}") from error
-
-
-def _check_media_type(http: HttpRequest, media_types: frozenset[str]) -> None:
-    content_type = http.headers.text("content-type") or ""
-    media_type, _, parameters = content_type.partition(";")
-    if media_type.strip().lower() not in media_types:
-        raise _malformed(f"content type is not `{'` or `'.join(sorted(media_types))}`")
-    if parameters.replace(" ", "").lower() not in {"", "charset=utf-8", 'charset="utf-8"'}:
-        raise _malformed("content type has a parameter other than `charset=utf-8`")
-    if (http.headers.text("content-encoding") or "identity").lower() != "identity":
-        raise _malformed("body is compressed")
+        yield
+    except RequestFault as fault:
+        if fault.json_rpc_id is None:
+            fault.json_rpc_id = id_json
+        raise
 
 
 def _message(value: Mapping[str, object]) -> Message:
@@ -77,27 +60,32 @@ def _message(value: Mapping[str, object]) -> Message:
         raise _malformed("JSON-RPC object has a member that JSON-RPC 2.0 does not define")
     if value.get("jsonrpc") != "2.0":
         raise _malformed("`jsonrpc` is not `2.0`")
-    method = value.get("method")
-    if not isinstance(method, str | None) or ("method" in value and method is None):
-        raise _malformed("`method` is not a string")
-    is_response = "result" in value or "error" in value
-    if ("method" in value) == is_response or method == "":
-        raise _malformed("message is neither a request nor a response")
-    params = value.get("params", {})
-    if not isinstance(params, dict):
-        raise _malformed("`params` is not an object")
-    return Message(method=method, params=params, id_json=_id_json(value))
+    identifier = _id(value)
+    id_json = json.dumps(identifier) if identifier is not None else None
+    with answered_to(id_json):
+        method = value.get("method")
+        if not isinstance(method, str | None) or ("method" in value and method is None):
+            raise _malformed("`method` is not a string")
+        answer = {name: value[name] for name in ("result", "error") if name in value}
+        if len(answer) > 1 or ("method" in value) == bool(answer) or method == "":
+            raise _malformed("message is neither a request nor a response")
+        if answer and (identifier is None or "params" in value):
+            raise _malformed("a response has an `id` and no `params`")
+        params = value.get("params", {})
+        if not isinstance(params, dict):
+            raise _malformed("`params` is not an object")
+    return Message(method=method, params=params, answer=answer, id=identifier, id_json=id_json)
 
 
-def _id_json(value: Mapping[str, object]) -> str | None:
+def _id(value: Mapping[str, object]) -> str | int | None:
     if "id" not in value:
         return None
     identifier = value["id"]
     # JSON-RPC 2.0 §4: a string or a number; MCP forbids null. A fraction is no identifier.
     if isinstance(identifier, str) and len(identifier) <= _ID_CHARS_MAX:
-        return json.dumps(identifier)
+        return identifier
     if isinstance(identifier, int) and not isinstance(identifier, bool):
-        return str(identifier)
+        return identifier
     raise _malformed("`id` is not a short string or an integer")
 
 

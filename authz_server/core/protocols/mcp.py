@@ -1,104 +1,140 @@
-"""MCP Streamable HTTP: method, tool, resource, prompt and arguments out of the raw body.
+"""MCP Streamable HTTP: method, tool, resource, prompt, task and arguments out of the raw body.
 
-The body is what the server behind Envoy will act on, so the body decides. The `Mcp-*` headers
-(revision 2026-07-28) and the metadata of Envoy's MCP filter are cross-checks: when present they
-must say the same, whatever protocol revision the client claims.
+The body is what the server behind Envoy will act on, so the body decides; everything else that
+says the same is a cross-check (`mcp_cross_checks`).
 """
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-import rfc8785
-
+from authz_server.core import canonical_json
+from authz_server.core.arguments import Declaration, NamedArguments, declared
 from authz_server.core.attributes import (
-    AMBIGUOUS,
     ActionAttributes,
-    AttributeValue,
     ObjectAttributes,
     Protocol,
+    no_attributes,
 )
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.paths import CanonicalHost, Target
 from authz_server.core.protocols import json_rpc
-from authz_server.core.protocols.http import request_line
+from authz_server.core.protocols.http import declares_body, request_line
 from authz_server.core.protocols.json_rpc import Message
+from authz_server.core.protocols.mcp_cross_checks import (
+    Claims,
+    check_filter,
+    check_headers,
+    checked_revision,
+)
+from authz_server.core.protocols.mcp_methods import METHODS, RESPONSE, RESPONSE_METHOD, STATELESS
 from authz_server.core.protocols.operation import Operation
-from authz_server.core.request import Headers, HttpRequest, RouteContext
+from authz_server.core.request import HttpRequest, RouteContext
+from authz_server.core.uris import check_uri
 
-REVISIONS: Final = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
-RESPONSE: Final = "response"  # action name of a client's answer to a server-initiated request
-_FILTER: Final = "envoy.filters.http.mcp"
-
-# Every client-to-server message of the revisions above -> (object type, member of `params` that
-# names the object, read-only). A method that is not here is denied.
-_METHODS: Final[Mapping[str, tuple[str, str | None, bool]]] = {
-    "initialize": ("mcp_session", None, True),
-    "ping": ("mcp_session", None, True),
-    "server/discover": ("mcp_session", None, True),
-    "subscriptions/listen": ("mcp_session", None, True),
-    "logging/setLevel": ("mcp_session", None, False),
-    "completion/complete": ("mcp_session", None, True),
-    "notifications/initialized": ("mcp_session", None, True),
-    "notifications/cancelled": ("mcp_session", None, False),
-    "notifications/progress": ("mcp_session", None, True),
-    "notifications/roots/list_changed": ("mcp_session", None, True),
-    "notifications/tasks/status": ("mcp_session", None, True),
-    "tools/list": ("mcp_tool", None, True),
-    "tools/call": ("mcp_tool", "name", False),
-    "resources/list": ("mcp_resource", None, True),
-    "resources/templates/list": ("mcp_resource", None, True),
-    "resources/read": ("mcp_resource", "uri", True),
-    "resources/subscribe": ("mcp_resource", "uri", True),
-    "resources/unsubscribe": ("mcp_resource", "uri", True),
-    "prompts/list": ("mcp_prompt", None, True),
-    "prompts/get": ("mcp_prompt", "name", True),
-    "tasks/list": ("mcp_session", None, True),
-    "tasks/get": ("mcp_session", "taskId", True),
-    "tasks/result": ("mcp_session", "taskId", True),
-    "tasks/update": ("mcp_session", "taskId", False),
-    "tasks/cancel": ("mcp_session", "taskId", False),
+_MEMBERS: Final = frozenset({"name", "uri", "arguments", "taskId", "_meta", "ref"})
+_MEMBERS_FOLDED: Final = frozenset(map(str.casefold, _MEMBERS))
+# `_meta` of a request that differs from one call to the next and changes nothing of what is done.
+_VOLATILE: Final = frozenset(
+    {
+        "progressToken",
+        "traceparent",  # W3C Trace Context and Baggage, SEP-414
+        "tracestate",
+        "baggage",
+        "io.modelcontextprotocol/clientCapabilities",
+        "io.modelcontextprotocol/clientInfo",
+        "io.modelcontextprotocol/logLevel",
+        "io.modelcontextprotocol/protocolVersion",
+    }
+)
+# `ref.type` of completion/complete -> (object type, member of `ref` that names the object).
+_REFERENCES: Final = {
+    "ref/prompt": ("mcp_prompt", "name"),
+    "ref/resource": ("mcp_resource", "uri"),
 }
-_NAMES: Final = frozenset({"name", "uri", "arguments", "taskid", "_meta"})
+_Object = tuple[str, str | None, str | None]  # type, tool or prompt, uri or task
 
 
 def operation(
-    http: HttpRequest, route: RouteContext, metadata: Mapping[str, Mapping[str, object]]
+    http: HttpRequest,
+    route: RouteContext,
+    metadata: Mapping[str, Mapping[str, object]],
+    declaration: Declaration,
 ) -> Operation:
     """Return the operation an MCP message asks for.
 
+    `declaration` points into `params.arguments`; its arguments lie over those of the top level.
     Raises `RequestFault` (those of `http.request_line` and `json_rpc.parse`, `UNSUPPORTED_METHOD`,
-    `HEADER_BODY_MISMATCH`).
+    `HEADER_BODY_MISMATCH`); it carries the id to echo as far as one was read.
     """
     target, host = request_line(http)
-    if http.method in {"GET", "DELETE"}:
+    revision = checked_revision(http.headers)
+    if http.method in {"GET", "DELETE"} and revision != STATELESS:
         return _session(http, route, target, host)
     if http.method != "POST":
-        raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP is spoken with POST, GET and DELETE")
+        raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP has no such HTTP method")
     message = json_rpc.parse(http)
-    name = _checked_name(message)
-    _cross_check(http.headers, message, name)
-    _cross_check_filter(metadata.get(_FILTER), message, name)
-    return _operation(message, name, route, target, host)
+    with json_rpc.answered_to(message.id_json):
+        claims = _claims(message, revision, declaration)
+        check_headers(http.headers, revision, claims)
+        check_filter(metadata, claims)
+        return _operation(claims, route, target, host)
+
+
+def _claims(message: Message, revision: str | None, declaration: Declaration) -> Claims:
+    """Return what the body says, after checking method and shape of `params`."""
+    method = METHODS.get(message.method) if message.method is not None else RESPONSE_METHOD
+    if method is None:
+        raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP method is unknown")
+    if not method.exists_in(revision):
+        raise RequestFault(
+            Reason.UNSUPPORTED_METHOD, "MCP method is not one of the revision that is spoken"
+        )
+    params = message.params
+    # `Name` beside `name` would be one member to a case-insensitive reader (GHSA-4gph-2hhr-5mwg).
+    if any(key.casefold() in _MEMBERS_FOLDED and key not in _MEMBERS for key in params):
+        raise _malformed("`params` has a member in unusual case")
+    arguments = params.get(method.arguments, {})
+    if not isinstance(arguments, dict):
+        raise _malformed(f"`params.{method.arguments}` is not an object")
+    return Claims(
+        message=message,
+        method=method,
+        name=None if method.member is None else _name(params, method.member),
+        arguments=NamedArguments(arguments, declared(declaration, arguments))
+        if arguments or declaration
+        else no_attributes(),
+    )
+
+
+def _name(members: Mapping[str, object], member: str) -> str:
+    name = members.get(member)
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise _malformed(f"`{member}` is not a printable string")
+    if member == "uri":
+        check_uri(name)
+    return name
 
 
 def _operation(
-    message: Message, name: str | None, route: RouteContext, target: Target, host: CanonicalHost
+    claims: Claims, route: RouteContext, target: Target, host: CanonicalHost
 ) -> Operation:
-    method = message.method or RESPONSE
-    kind, member, read_only = _METHODS.get(method, ("mcp_session", None, True))
+    message = claims.message
+    kind, tool, uri = _object(claims)
     return Operation(
-        act=ActionAttributes(protocol=Protocol.MCP, name=method, read_only=read_only),
+        act=ActionAttributes(
+            protocol=Protocol.MCP,
+            name=message.method or RESPONSE,
+            read_only=claims.method.read_only,
+        ),
         obj=ObjectAttributes(
             type=kind,
             host=host,
             path=target.path,
             segments=target.segments,
-            tool=name if member == "name" else None,
-            uri=name if member in {"uri", "taskId"} else None,
-            args=_readable(_arguments(message)),
+            tool=tool,
+            uri=uri,
+            args=claims.arguments,
             args_sha256=_digest(message),
             resource=route.resource,
             labels=route.labels,
@@ -107,12 +143,35 @@ def _operation(
     )
 
 
+def _object(claims: Claims) -> _Object:
+    method, name = claims.method, claims.name
+    if claims.message.method == "completion/complete":
+        return _completed(claims.message.params)
+    if method.member == "name":
+        return method.kind, name, None
+    return method.kind, None, name
+
+
+def _completed(params: Mapping[str, object]) -> _Object:
+    """Return the prompt or resource that a completion is of: its values may be as secret."""
+    reference = params.get("ref")
+    if not isinstance(reference, dict) or reference.get("type") not in _REFERENCES:
+        raise _malformed("`params.ref` is not a reference to a prompt or a resource")
+    kind, member = _REFERENCES[reference["type"]]
+    if member == "name":
+        return kind, _name(reference, member), None
+    template = reference.get(member)  # an RFC 6570 template is no URI yet
+    if not isinstance(template, str) or not template or not template.isprintable():
+        raise _malformed("`params.ref.uri` is not a printable string")
+    return kind, None, template
+
+
 def _session(
     http: HttpRequest, route: RouteContext, target: Target, host: CanonicalHost
 ) -> Operation:
     """Return the opening (GET) or ending (DELETE) of a session; a rule must name it."""
-    if http.body:
-        raise RequestFault(Reason.MALFORMED_BODY, f"a {http.method} request must not have a body")
+    if http.body or declares_body(http):
+        raise _malformed(f"a {http.method} request must not have a body")
     return Operation(
         act=ActionAttributes(
             protocol=Protocol.MCP, name=http.method, read_only=http.method == "GET"
@@ -128,98 +187,20 @@ def _session(
     )
 
 
-def _checked_name(message: Message) -> str | None:
-    """Return what the method is applied to, after checking method and shape of `params`."""
-    if message.method is None:
-        return None
-    if message.method not in _METHODS:
-        raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP method is unknown")
-    # `Name` beside `name` would be one member to a case-insensitive reader (GHSA-4gph-2hhr-5mwg).
-    if any(
-        key.lower() in _NAMES and key not in {"taskId"} and key != key.lower()
-        for key in message.params
-    ):
-        raise RequestFault(Reason.MALFORMED_BODY, "`params` has a member in unusual case")
-    member = _METHODS[message.method][1]
-    if member is None:
-        return None
-    name = message.params.get(member)
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise RequestFault(Reason.MALFORMED_BODY, f"`params.{member}` is not a printable string")
-    return name
-
-
-def _cross_check(headers: Headers, message: Message, name: str | None) -> None:
-    method = headers.text("mcp-method")
-    if method is not None and method != message.method:
-        raise _mismatch("header `mcp-method` differs from the body")
-    named = headers.text("mcp-name")
-    if named is not None and _decoded(named) != name:
-        raise _mismatch("header `mcp-name` differs from the body")
-    revision = headers.text("mcp-protocol-version")
-    if revision is not None and revision not in REVISIONS:
-        raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP protocol version is unknown")
-    meta = message.params.get("_meta", {})
-    if not isinstance(meta, dict):
-        raise RequestFault(Reason.MALFORMED_BODY, "`params._meta` is not an object")
-    claimed = meta.get("io.modelcontextprotocol/protocolVersion")
-    if claimed is not None and claimed != revision:
-        raise _mismatch("header `mcp-protocol-version` differs from the body")
-
-
-def _decoded(value: str) -> str | None:
-    """Return a header value, decoding the `=?base64?…?=` form; None when that form is broken."""
-    if not (value.startswith("=?base64?") and value.endswith("?=")):
-        return value
-    try:
-        return base64.b64decode(value[9:-2], validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-
-
-def _cross_check_filter(
-    seen: Mapping[str, object] | None, message: Message, name: str | None
-) -> None:
-    """Compare with what Envoy's MCP filter read, if that filter runs and saw a request."""
-    if seen is None or message.method is None:
-        return
-    if "method" in seen and seen["method"] != message.method:
-        raise _mismatch("Envoy's MCP filter read another method than the body has")
-    params = seen.get("params")
-    if name is None or not isinstance(params, dict):
-        return
-    member = _METHODS[message.method][1]
-    if member in params and params[member] != name:
-        raise _mismatch("Envoy's MCP filter read another name than the body has")
-
-
-def _mismatch(detail: str) -> RequestFault:
-    return RequestFault(Reason.HEADER_BODY_MISMATCH, detail)
-
-
-def _arguments(message: Message) -> Mapping[str, object]:
-    arguments = message.params.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise RequestFault(Reason.MALFORMED_BODY, "`params.arguments` is not an object")
-    return arguments
-
-
-def _readable(arguments: Mapping[str, object]) -> Mapping[str, AttributeValue]:
-    """Return the scalar arguments; a nested one is there but fails the matcher that reads it."""
-    return {
-        key: value if value is None or isinstance(value, str | bool | int | float) else AMBIGUOUS
-        for key, value in arguments.items()
-    }
-
-
 def _digest(message: Message) -> str | None:
-    """Return SHA-256 over the RFC 8785 form of the arguments, hex; None without parameters.
+    """Return SHA-256 over the RFC 8785 form of the arguments, hex; None without any.
 
-    A message with parameters beside name and arguments (a task, an input response) is digested
-    whole, under a prefix that no arguments object can produce, so that nothing that acts escapes an
-    approval. `_meta` is left out: progress tokens and client data differ from one call to the next.
+    SECURITY: over the whole arguments, not the declared ones, or an approval would cover what its
+    approver never saw (ADR 0050). A message with parameters beside name and arguments (a task, an
+    input response, a `_meta` that may act) is digested whole, and so is a client's answer, each
+    under a prefix that no arguments object can produce.
     """
-    covered = {key: value for key, value in message.params.items() if key != "_meta"}
+    if message.method is None:
+        return hashlib.sha256(b"answer\0" + _canonical(message.answer)).hexdigest()
+    covered = dict(message.params)
+    meta = covered.pop("_meta", None)
+    if isinstance(meta, dict) and not meta.keys() <= _VOLATILE:
+        covered["_meta"] = {name: meta[name] for name in meta.keys() - _VOLATILE}
     if not covered:
         return None
     if covered.keys() <= {"name", "arguments"}:
@@ -228,9 +209,9 @@ def _digest(message: Message) -> str | None:
 
 
 def _canonical(value: object) -> bytes:
-    try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]
-    except rfc8785.CanonicalizationError as error:
-        raise RequestFault(
-            Reason.MALFORMED_BODY, "arguments have no canonical form (RFC 8785)"
-        ) from error
+    # INVARIANT: parsed by `strict_json`, so it has a canonical form.
+    return canonical_json.dumps(value)  # type: ignore[arg-type]
+
+
+def _malformed(detail: str) -> RequestFault:
+    return RequestFault(Reason.MALFORMED_BODY, detail)
