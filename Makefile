@@ -8,6 +8,7 @@ BIN         := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 CONFIG      ?= authz.yaml
+OVERLAY     ?= k8s/overlays/central
 WORKERS     ?= auto
 
 # The first interpreter that runs and is new enough. A version manager may leave shims on the path
@@ -19,9 +20,13 @@ PYTHON    ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python
 # loadgroup: the tests that share one Envoy stay in one worker.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
+# What the image holds, and what builds it: the same versions as in requirements.lock.
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' -c requirements.lock
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup proto docs lint spire test test-deep e2e demo bench migrate audit lock clean
+.PHONY: help setup proto docs lint spire test test-deep e2e demo bench migrate k8s-check k8s-apply audit lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +69,12 @@ bench: setup ## print figures: decide, gRPC, through Envoy, beside a no-op serve
 migrate: setup ## bring the shared ledger of CONFIG (default authz.yaml) to this version's schema
 	$(BIN)/authz-server ledger migrate --config $(CONFIG)
 
+k8s-check: setup ## build every overlay of k8s/, hold each object to schemas and rules (seconds)
+	@$(BIN)/python -m k8s.check || [ $$? = 3 ] # 3: nothing here builds kustomizations, and said so
+
+k8s-apply: setup ## apply OVERLAY (default k8s/overlays/central), once its policies pass their cases
+	kubectl kustomize $(OVERLAY) | $(BIN)/python -m k8s.gate | kubectl apply --server-side -f -
+
 audit: setup ## known advisories against the locked versions (asks the advisory service)
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
@@ -72,6 +83,8 @@ lock: | $(BIN)/uv ## resolve pyproject.toml into requirements.lock for every pla
 	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --custom-compile-command 'make lock' -o $(VENV)/requirements.lock
 	cmp -s $(VENV)/requirements.lock requirements.lock || cp $(VENV)/requirements.lock requirements.lock
+	$(IMAGE_LOCK) --extra postgres --extra otel -o k8s/requirements.lock pyproject.toml
+	echo hatchling | $(IMAGE_LOCK) -o k8s/build-requirements.lock -
 
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) .cache dist build .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

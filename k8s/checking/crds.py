@@ -10,6 +10,7 @@ Rules in CEL (`x-kubernetes-validations`) are not evaluated.
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,11 @@ def _of_module(module: CrdModule) -> Mapping[tuple[str, str], Schema]:
     if not module.cached.exists():
         schemas = dict(_definitions(module, _download(module)))
         text = json.dumps([[*key, schema] for key, schema in schemas.items()])
-        module.cached.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = module.cached.with_suffix(".new")
-        unfinished.write_text(text, "utf-8")
-        unfinished.replace(module.cached)
+        directory = module.cached.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=directory, delete=False) as unfinished:
+            unfinished.write(text)
+        Path(unfinished.name).replace(module.cached)
     return {
         (api_version, kind): schema
         for api_version, kind, schema in json.loads(module.cached.read_text("utf-8"))

@@ -221,8 +221,9 @@ class References:
 
     def _policy_faults(self, policy: Manifest) -> Iterator[Fault]:
         selector = policy.at("spec", "podSelector")
-        if not selector:
-            return
+        is_alone = all(pod.manifest.namespace != policy.namespace for pod in self._pods)
+        if not selector or is_alone:
+            return  # everything, or pods that somebody else makes
         pods = self._selected(policy, selector)
         if not pods:
             yield policy.fault(("spec", "podSelector"), "selects no pods here")
