@@ -18,10 +18,12 @@ from envoy_data_plane.google.protobuf import Struct
 
 from authz_server.core.errors import InvalidValueError
 from authz_server.envoy_config import clusters, ext_authz
+from authz_server.envoy_config import tcp_outbound as outbound
 from authz_server.envoy_config.addresses import bound
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.listener import listener
 from authz_server.envoy_config.messages import packed, tree_of
+from authz_server.envoy_config.tcp_outbound import TcpOutbound
 from authz_server.envoy_config.tree import Tree
 from authz_server.settings.addresses import UnixAddress
 
@@ -30,56 +32,82 @@ _CONNECTIONS_MAX = 10_000
 
 
 def render_bootstrap(
-    points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
+    points: Sequence[EnforcementPoint],
+    *,
+    node: str,
+    admin_socket: Path | None,
+    tcp_outbound: Sequence[TcpOutbound] = (),
 ) -> str:
-    """Return the bootstrap, as JSON, of an Envoy that enforces at every one of `points`.
+    """Return the bootstrap, as JSON, of an Envoy that enforces at `points`.
+
+    It leads local clients to each of `tcp_outbound` as well, or to nothing else.
 
     JSON because YAML libraries disagree on what a bare word is: a node called `n` written by
     PyYAML is the boolean false to Envoy.
 
     `node` names this Envoy in decision records. The admin interface can drain listeners and show
     configuration, so it is a Unix socket for its own account, or absent when `admin_socket` is
-    None. Raises `InvalidValueError` for no points, or two of one name.
+    None. Raises `InvalidValueError` for nothing to do, or two of one name.
     """
-    tree = bootstrap_tree(points, node=node, admin_socket=admin_socket)
+    tree = bootstrap_tree(points, node=node, admin_socket=admin_socket, tcp_outbound=tcp_outbound)
     return json.dumps(tree, indent=2) + "\n"
 
 
 def bootstrap_tree(
-    points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
+    points: Sequence[EnforcementPoint],
+    *,
+    node: str,
+    admin_socket: Path | None,
+    tcp_outbound: Sequence[TcpOutbound] = (),
 ) -> Tree:
     """Return what `render_bootstrap` writes, as plain values."""
-    return tree_of(bootstrap(points, node=node, admin_socket=admin_socket))
+    return tree_of(
+        bootstrap(points, node=node, admin_socket=admin_socket, tcp_outbound=tcp_outbound)
+    )
 
 
 def bootstrap(
-    points: Sequence[EnforcementPoint], *, node: str, admin_socket: Path | None
+    points: Sequence[EnforcementPoint],
+    *,
+    node: str,
+    admin_socket: Path | None,
+    tcp_outbound: Sequence[TcpOutbound] = (),
 ) -> Bootstrap:
     """Return what `render_bootstrap` writes, as Envoy's message."""
-    names = [point.name for point in points]
+    names = [point.name for point in points] + [way.name for way in tcp_outbound]
     if not names or len(set(names)) != len(names):
-        raise InvalidValueError("an Envoy needs at least one enforcement point, names unique")
+        raise InvalidValueError(
+            "an Envoy needs at least one enforcement point or way out, names unique"
+        )
     metadata = Struct.from_dict(ext_authz.node_metadata(points, node=node))
     return Bootstrap(
         node=Node(id=node, cluster=node, metadata=metadata),
         admin=Admin(address=bound(UnixAddress(admin_socket))) if admin_socket else None,
         static_resources=BootstrapStaticResources(
-            listeners=[listener(point) for point in points],
+            listeners=[
+                *(listener(point) for point in points),
+                *(outbound.listener(way) for way in tcp_outbound),
+            ],
             clusters=[
                 *(
                     cluster
                     for point in points
                     for cluster in (clusters.pdp_cluster(point), clusters.upstream_cluster(point))
                 ),
-                *(clusters.agent_cluster(agent) for agent in _agents(points)),
+                *(outbound.cluster(way) for way in tcp_outbound),
+                *(clusters.agent_cluster(agent) for agent in _agents(points, tcp_outbound)),
             ],
         ),
         overload_manager=_overload_manager(),
     )
 
 
-def _agents(points: Sequence[EnforcementPoint]) -> frozenset[Path]:
-    agents = frozenset[Path]().union(*(point.agents for point in points))
+def _agents(
+    points: Sequence[EnforcementPoint], tcp_outbound: Sequence[TcpOutbound]
+) -> frozenset[Path]:
+    agents = frozenset[Path]().union(
+        *(point.agents for point in points), *(way.agents for way in tcp_outbound)
+    )
     if len(agents) > 1:
         raise InvalidValueError("one Envoy takes its SVIDs from one agent")
     return agents

@@ -4,7 +4,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
-from envoy_data_plane.envoy.config.core.v3 import Http2ProtocolOptions, KeepaliveSettings
+from envoy_data_plane.envoy.config.core.v3 import (
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    TransportSocket,
+)
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
     Endpoint,
@@ -49,7 +53,7 @@ def pdp_cluster(point: EnforcementPoint) -> Cluster:
         type=_discovery(*point.pdp),
         connect_timeout=_PDP_CONNECT,
         load_assignment=_endpoints(name, *point.pdp),
-        typed_extension_protocol_options=_http2(),
+        typed_extension_protocol_options=http2(),
         transport_socket=tls.pdp_socket(point.pdp_tls) if point.pdp_tls else None,
     )
 
@@ -62,7 +66,7 @@ def upstream_cluster(point: EnforcementPoint) -> Cluster:
         type=_discovery(point.upstream),
         connect_timeout=_CONNECT,
         load_assignment=_endpoints(name, point.upstream),
-        typed_extension_protocol_options=_http2() if point.protocol is Protocol.GRPC else {},
+        typed_extension_protocol_options=http2() if point.protocol is Protocol.GRPC else {},
     )
 
 
@@ -73,7 +77,21 @@ def agent_cluster(agent: Path) -> Cluster:
         type=ClusterDiscoveryType.STATIC,
         connect_timeout=_CONNECT,
         load_assignment=_endpoints(tls.AGENT_CLUSTER, UnixAddress(agent)),
-        typed_extension_protocol_options=_http2(),
+        typed_extension_protocol_options=http2(),
+    )
+
+
+def peer_cluster(
+    name: str, address: Address, *, socket: TransportSocket, options: dict[str, Any]
+) -> Cluster:
+    """Return the cluster of another Envoy at `address`, spoken to through `socket`."""
+    return Cluster(
+        name=name,
+        type=_discovery(address),
+        connect_timeout=_CONNECT,
+        load_assignment=_endpoints(name, address),
+        typed_extension_protocol_options=options,
+        transport_socket=socket,
     )
 
 
@@ -90,7 +108,7 @@ def _endpoints(cluster: str, *addresses: Address) -> ClusterLoadAssignment:
     )
 
 
-def _http2() -> dict[str, Any]:
+def http2() -> dict[str, Any]:
     """Return options for an HTTP/2 upstream whose death is noticed between requests too."""
     keepalive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=5))
     http2 = Http2ProtocolOptions(connection_keepalive=keepalive)

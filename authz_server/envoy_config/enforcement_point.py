@@ -37,6 +37,29 @@ def is_name(address: Address) -> bool:
     return False
 
 
+def check_name(name: str) -> None:
+    """Raise `InvalidValueError` unless `name` can label listeners, clusters and statistics."""
+    if not _NAME.fullmatch(name):
+        raise InvalidValueError(f"name `{name}` is not of the form `[a-z0-9][a-z0-9_-]*`")
+
+
+def is_host(text: str) -> bool:
+    """Tell whether `text` is a host as the PDP spells it."""
+    try:
+        return canonical_host(text) == text
+    except RequestFault:
+        return False
+
+
+def is_destination(text: str) -> bool:
+    """Tell whether `text` is a host and a port as the PDP spells them."""
+    try:
+        host, port = canonical_destination(text)
+    except RequestFault:
+        return False
+    return f"{host}:{port}" == text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SvidFiles:
     """An X509-SVID and the trust bundle that proves its peers, as PEM files Envoy can read."""
@@ -114,8 +137,7 @@ class EnforcementPoint:
 
     def __post_init__(self) -> None:
         # INVARIANT: a point in hand renders to a configuration that is safe to run.
-        if not _NAME.fullmatch(self.name):
-            raise InvalidValueError(f"name `{self.name}` is not of the form `[a-z0-9][a-z0-9_-]*`")
+        check_name(self.name)
         self._check_pdp()
         if len(self.agents) > 1:
             raise InvalidValueError(f"point `{self.name}` takes SVIDs from more than one agent")
@@ -160,7 +182,7 @@ class EnforcementPoint:
                 "would be denied; name the destinations of CONNECT `tunnels`"
             )
         for domain in self.domains:
-            if not _is_host(domain):
+            if not is_host(domain):
                 raise InvalidValueError(
                     f"point `{self.name}` is TCP: `{domain}` is not one lower-case server name"
                 )
@@ -169,7 +191,7 @@ class EnforcementPoint:
         if self.domains:
             raise InvalidValueError(f"point `{self.name}` has `tunnels`, which name its hosts")
         for tunnel in self.tunnels:
-            if not _is_destination(tunnel):
+            if not is_destination(tunnel):
                 raise InvalidValueError(
                     f"point `{self.name}`: tunnel `{tunnel}` is not one lower-case `host:port`"
                 )
@@ -199,20 +221,3 @@ class EnforcementPoint:
         }
         values |= {f"label.{key}": value for key, value in self.labels.items()}
         return {key: value for key, value in values.items() if value}
-
-
-def _is_host(text: str) -> bool:
-    """Tell whether `text` is a host as the PDP spells it."""
-    try:
-        return canonical_host(text) == text
-    except RequestFault:
-        return False
-
-
-def _is_destination(text: str) -> bool:
-    """Tell whether `text` is a host and a port as the PDP spells them."""
-    try:
-        host, port = canonical_destination(text)
-    except RequestFault:
-        return False
-    return f"{host}:{port}" == text

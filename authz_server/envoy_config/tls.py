@@ -68,18 +68,30 @@ def server_socket(point: EnforcementPoint) -> TransportSocket:
 
 def pdp_socket(pdp: PdpTls) -> TransportSocket:
     """Return the TLS socket towards the PDP, which must prove exactly one SPIFFE ID."""
+    return peer_socket(pdp.spiffe_id, pdp.svid, alpn=["h2"])
+
+
+def peer_socket(
+    peer: SpiffeId,
+    svid: SvidFiles | SvidFromAgent,
+    *,
+    alpn: list[str],
+    server_name: str | None = None,
+) -> TransportSocket:
+    """Return the TLS socket towards `peer`, which must prove exactly that SPIFFE ID."""
     context = UpstreamTlsContext(
+        sni=server_name or "",
         common_tls_context=_common(
-            pdp.svid,
-            peers_of=pdp.spiffe_id,
-            expected=pdp.spiffe_id,
+            svid,
+            peers_of=peer,
+            expected=peer,
             params=TlsParameters(
                 tls_minimum_protocol_version=_TLS_1_3,
                 # As a client Envoy stops at 1.2 unless told otherwise.
                 tls_maximum_protocol_version=_TLS_1_3,
             ),
-            alpn=["h2"],
-        )
+            alpn=alpn,
+        ),
     )
     return TransportSocket(name=_TLS_SOCKET, typed_config=packed(context))
 

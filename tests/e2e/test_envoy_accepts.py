@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from authz_server.agent.tunnel_files import leave_delegation
 from authz_server.core.attributes import Protocol
 from authz_server.core.spiffe import SpiffeId
 from authz_server.demo.authority import TrustDomainAuthority, write_svid
@@ -74,6 +75,9 @@ def test_shipped_example(example: Path, svid: SvidFiles, tmp_path: Path) -> None
     ):
         assert f"/run/authz/{name}" in text
         text = text.replace(f"/run/authz/{name}", str(path))
+    # Envoy will not start before the agent has left its delegation, or that it has none.
+    leave_delegation(tmp_path / "delegation", None)
+    text = text.replace("/run/authz/delegation", str(tmp_path / "delegation"))
     assert complaints(text, tmp_path, ".yaml") == ""
 
 

@@ -19,6 +19,7 @@ from authz_server.envoy_config.enforcement_point import (
     ForwardedCertificate,
     SvidFiles,
 )
+from authz_server.envoy_config.tcp_outbound import TcpOutbound
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 EXAMPLES = Path(__file__).parents[2] / "envoy"
@@ -67,6 +68,17 @@ ORDERS_DB = dataclasses.replace(
     tunnels=("orders-db.internal:5432",),
 )
 
+ORDERS_OUT = TcpOutbound(
+    name="orders-db",
+    listen=TcpAddress("127.0.0.1", 6432),
+    upstream=TcpAddress("orders-db.internal", 8443),
+    peer=SpiffeId.parse("spiffe://prod.example.org/data/orders-db"),
+    svid=DATA.svid,
+    server_name="orders-db.internal",
+    tunnel="orders-db.internal:5432",
+    delegation=RUN / "delegation",
+)
+
 
 def mappings(tree: object) -> Iterator[dict[str, object]]:
     """Every mapping in `tree`, outermost first."""
@@ -100,6 +112,43 @@ def test_examples_are_what_the_renderer_writes(example: str, point: EnforcementP
         [point], node=f"{point.name}-1", admin_socket=RUN / "envoy-admin.sock"
     )
     assert yaml.safe_load((EXAMPLES / example).read_text()) == rendered
+
+
+def test_the_outbound_example_is_what_the_renderer_writes() -> None:
+    rendered = bootstrap_tree(
+        [], node="assistant-1", admin_socket=RUN / "envoy-admin.sock", tcp_outbound=[ORDERS_OUT]
+    )
+    assert yaml.safe_load((EXAMPLES / "tcp-outbound.yaml").read_text()) == rendered
+
+
+def test_a_raw_way_out_adds_nothing_to_the_bytes() -> None:
+    way = dataclasses.replace(ORDERS_OUT, tunnel=None, delegation=None)
+    text = render_bootstrap([], node="n", admin_socket=None, tcp_outbound=[way])
+    assert not {"tunneling_config", "alpn_protocols", "http2_protocol_options"} & {
+        key for mapping in mappings(json.loads(text)) for key in mapping
+    }
+    assert '"sni": "orders-db.internal"' in text
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "Orders"}, "name"),
+        ({"listen": TcpAddress("0.0.0.0", 6432)}, "not on this machine"),
+        ({"listen": TcpAddress("10.0.0.7", 6432)}, "not on this machine"),
+        ({"server_name": "*"}, "server name"),
+        ({"tunnel": "orders-db.internal"}, "`host:port`"),
+        ({"tunnel": None}, "name a `tunnel`"),
+        # A format string of Envoy's is made of the path.
+        ({"delegation": Path("/run/%HOSTNAME%")}, "plain characters"),
+        ({"delegation": Path("/run/a:b")}, "plain characters"),
+        ({"delegation": Path("/run/a)b")}, "plain characters"),
+        ({"delegation": Path("run")}, "plain characters"),
+    ],
+)
+def test_unsafe_ways_out_cannot_be_made(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InvalidValueError, match=complaint):
+        dataclasses.replace(ORDERS_OUT, **change)  # type: ignore[arg-type]
 
 
 def test_rendered_text_parses_to_the_tree() -> None:

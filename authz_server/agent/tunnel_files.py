@@ -1,0 +1,46 @@
+"""Leave a delegation where the outbound Envoy finds it for the TCP tunnels of this workload.
+
+A database driver sends no headers. Envoy takes them from two files instead, when a connection is
+opened (docs/protocols.md, TCP), so that all connections through one outbound port are made on
+behalf of one person at a time. Where an agent works for several at once, each has a directory and a
+port of their own.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from authz_server.agent.received import DELEGATION_HEADERS, Delegation
+from authz_server.core.errors import InvalidValueError
+
+_CURRENT: Final = "current"
+_PREFIX: Final = "delegation-"
+
+
+def leave_delegation(directory: Path, delegation: Delegation | None) -> None:
+    """Make `delegation` that of the next connections; None takes it away.
+
+    `directory` is the `delegation` of the outbound Envoy, of the same account, and written by one
+    process only. Root and links change together: Envoy watches for `current` being replaced. It
+    refuses to start before this was called once. Raises `OSError`, and `InvalidValueError` for what
+    is no header value.
+    """
+    headers = delegation.headers if delegation is not None else {}
+    for name, value in headers.items():
+        # A line end above all: Envoy would take the text as it is, and open no tunnel with it.
+        if not (value.isascii() and value.isprintable()):
+            raise InvalidValueError(f"`{name}` is not one line of printable ASCII")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))  # for this account alone
+    for name in DELEGATION_HEADERS:
+        # An empty file is a header that is not sent.
+        (new / name).write_text(headers.get(name, ""), encoding="ascii")
+    link = directory / f"{_CURRENT}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(new.name)
+    link.replace(directory / _CURRENT)
+    for old in directory.glob(f"{_PREFIX}*"):
+        if old != new:
+            # SECURITY: a grant that was taken away is not left lying about.
+            shutil.rmtree(old)
