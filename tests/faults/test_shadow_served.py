@@ -1,8 +1,9 @@
 """A server with a bundle in shadow mode says so everywhere, and passes nothing unrecorded."""
 
 import json
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,21 @@ def command(*arguments: str) -> str:
     return result.output
 
 
+def replayed(site: PdpSite, rules: Sequence[str]) -> list[tuple[str, str]]:
+    """Return old and new verdict of each recorded decision that other rules would change."""
+    new = site.directory / "new" / "default"
+    shutil.copytree(site.bundle, new)
+    (new / "policy.csv").write_text("\n".join(rules) + "\n")
+    arguments = ["policy", "diff", str(site.bundle.parent), str(new.parent), "--output", "json"]
+    arguments += ["--replay", str(site.ledger), "--config", str(site.configuration)]
+    lines = map(json.loads, CliRunner().invoke(main.group, arguments).stdout.splitlines())
+    return [
+        (line["old"]["verdict"], line["new"]["verdict"])
+        for line in lines
+        if line.get("outcome") == "changed"
+    ]
+
+
 def test_it_is_never_silent(site: PdpSite, server: ServerProcess) -> None:
     """Log, gauge, counters, `/readyz`, and every way to read the ledger."""
     (warning,) = warnings(server)
@@ -74,6 +90,8 @@ def test_it_is_never_silent(site: PdpSite, server: ServerProcess) -> None:
         "decisions", "report", "--framework", "hipaa", "--from", "1h", "--no-verify", *ledger
     )
     assert "| default | denied | NO\\_MATCHING\\_RULE | 1 |" in report
+    changed = replayed(site, (*RULES, "p, more, GET, /elsewhere, data.read, , allow"))
+    assert changed == [("deny", "allow")]  # of three records, the one that the new rule allows
     assert command("approvals", "list", "--output", "json", *ledger) == ""  # nobody was asked
 
 
