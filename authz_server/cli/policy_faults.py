@@ -17,9 +17,9 @@ def show_fault(fault: Fault) -> None:
     marked = click.style(f" {fault.severity}: ", fg=_COLOURS.get(fault.severity), bold=True)
     # The first place where the severity can stand is behind `file:line:column`.
     place, _, message = head.partition(f" {fault.severity}: ")
-    click.echo(_visible(place) + marked + _visible(message))
+    click.echo(visible(place) + marked + visible(message))
     for line in rest:
-        click.echo(_visible(line))
+        click.echo(visible(line))
 
 
 def show_fault_json(fault: Fault) -> None:
@@ -44,6 +44,6 @@ def in_order(faults: Iterable[Fault]) -> Sequence[Fault]:
     )
 
 
-def _visible(line: str) -> str:
+def visible(line: str) -> str:
     """Escape what could drive a terminal; tabs and backslashes stay, so that carets fit."""
     return "".join(char if char.isprintable() or char == "\t" else printable(char) for char in line)
