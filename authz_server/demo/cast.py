@@ -39,6 +39,17 @@ RESEARCH_SERVICE: Final = Service(
     resource="research",
 )
 
+# Not in the story: what the official A2A client is tested with, and the mesh of every kind has.
+ANALYST: Final = Service(
+    name="analyst",
+    module="authz_server.demo.services.a2a_agent",
+    workload="/agent/analyst",
+    host="analyst.agents.demo.example.org",
+    protocol=Protocol.A2A,
+    bundle="agents",
+    resource="analyst",
+)
+
 
 def _agent(path: str, owner: str, purpose: str) -> Party:
     return Party(id=DOMAIN.uri + path, kind=Kind.AGENT, owner=owner, purpose=purpose)
