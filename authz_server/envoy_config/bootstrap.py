@@ -23,6 +23,7 @@ from authz_server.envoy_config.addresses import bound
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.listener import listener
 from authz_server.envoy_config.messages import packed, tree_of
+from authz_server.envoy_config.pdp_cluster import pdp_cluster
 from authz_server.envoy_config.tcp_outbound import TcpOutbound
 from authz_server.envoy_config.tree import Tree
 from authz_server.settings.addresses import UnixAddress
@@ -92,7 +93,7 @@ def bootstrap(
                 *(
                     cluster
                     for point in points
-                    for cluster in (clusters.pdp_cluster(point), clusters.upstream_cluster(point))
+                    for cluster in (pdp_cluster(point), clusters.upstream_cluster(point))
                 ),
                 *(outbound.cluster(way) for way in tcp_outbound),
                 *(clusters.agent_cluster(agent) for agent in _agents(points, tcp_outbound)),

@@ -1,4 +1,4 @@
-"""The clusters of an Envoy: the PDP, the protected workload, and the agent that gives SVIDs."""
+"""The clusters of an Envoy but for the PDP's: the workload, peers, the agent that gives SVIDs."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -30,14 +30,7 @@ from authz_server.settings.addresses import UnixAddress
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-# The PDP is near, and a check waits no longer than its timeout.
-_PDP_CONNECT = timedelta(seconds=0.25)
 _CONNECT = timedelta(seconds=1)
-
-
-def pdp_cluster_name(point: EnforcementPoint) -> str:
-    """Return the name of the cluster that leads to the point's PDP."""
-    return f"{point.name}_pdp"
 
 
 def upstream_cluster_name(point: EnforcementPoint) -> str:
@@ -45,27 +38,14 @@ def upstream_cluster_name(point: EnforcementPoint) -> str:
     return f"{point.name}_upstream"
 
 
-def pdp_cluster(point: EnforcementPoint) -> Cluster:
-    """Return the cluster of all addresses of the PDP."""
-    name = pdp_cluster_name(point)
-    return Cluster(
-        name=name,
-        type=_discovery(*point.pdp),
-        connect_timeout=_PDP_CONNECT,
-        load_assignment=_endpoints(name, *point.pdp),
-        typed_extension_protocol_options=http2(),
-        transport_socket=tls.pdp_socket(point.pdp_tls) if point.pdp_tls else None,
-    )
-
-
 def upstream_cluster(point: EnforcementPoint) -> Cluster:
     """Return the cluster of the protected workload."""
     name = upstream_cluster_name(point)
     return Cluster(
         name=name,
-        type=_discovery(point.upstream),
+        type=discovery(point.upstream),
         connect_timeout=_CONNECT,
-        load_assignment=_endpoints(name, point.upstream),
+        load_assignment=endpoints(name, point.upstream),
         typed_extension_protocol_options=http2() if point.protocol is Protocol.GRPC else {},
     )
 
@@ -76,7 +56,7 @@ def agent_cluster(agent: Path) -> Cluster:
         name=tls.AGENT_CLUSTER,
         type=ClusterDiscoveryType.STATIC,
         connect_timeout=_CONNECT,
-        load_assignment=_endpoints(tls.AGENT_CLUSTER, UnixAddress(agent)),
+        load_assignment=endpoints(tls.AGENT_CLUSTER, UnixAddress(agent)),
         typed_extension_protocol_options=http2(),
     )
 
@@ -87,21 +67,23 @@ def peer_cluster(
     """Return the cluster of another Envoy at `address`, spoken to through `socket`."""
     return Cluster(
         name=name,
-        type=_discovery(address),
+        type=discovery(address),
         connect_timeout=_CONNECT,
-        load_assignment=_endpoints(name, address),
+        load_assignment=endpoints(name, address),
         typed_extension_protocol_options=options,
         transport_socket=socket,
     )
 
 
-def _discovery(*addresses: Address) -> ClusterDiscoveryType:
+def discovery(*addresses: Address) -> ClusterDiscoveryType:
+    """Return how Envoy finds `addresses`: as they stand, or every address of their names."""
     if any(is_name(address) for address in addresses):
         return ClusterDiscoveryType.STRICT_DNS
     return ClusterDiscoveryType.STATIC
 
 
-def _endpoints(cluster: str, *addresses: Address) -> ClusterLoadAssignment:
+def endpoints(cluster: str, *addresses: Address) -> ClusterLoadAssignment:
+    """Return `addresses` as equal endpoints of the cluster of that name."""
     endpoints = [LbEndpoint(endpoint=Endpoint(address=reached(address))) for address in addresses]
     return ClusterLoadAssignment(
         cluster_name=cluster, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]

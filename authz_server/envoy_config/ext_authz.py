@@ -10,13 +10,10 @@ Field by field, what must hold for a denial to be a denial:
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
-    GrpcService,
-    GrpcServiceEnvoyGrpc,
     RuntimeFeatureFlag,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter
@@ -43,9 +40,9 @@ from envoy_data_plane.google.protobuf import Any
 
 from authz_server.core import limits
 from authz_server.core.request import NODE_LABEL
-from authz_server.envoy_config.clusters import pdp_cluster_name
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.envoy_config.messages import packed
+from authz_server.envoy_config.pdp_cluster import pdp_service
 
 HTTP_FILTER = "envoy.filters.http.ext_authz"
 NETWORK_FILTER = "envoy.filters.network.ext_authz"
@@ -71,7 +68,7 @@ def http_filter(point: EnforcementPoint, *, namespaces: list[str]) -> HttpFilter
     settings = ExtAuthz(
         transport_api_version=ApiVersion.V3,
         stat_prefix="pdp",
-        grpc_service=_pdp(point),
+        grpc_service=pdp_service(point),
         failure_mode_allow=False,
         include_peer_certificate=True,
         include_tls_session=True,
@@ -117,7 +114,7 @@ def network_filter(point: EnforcementPoint) -> Filter:
     settings = NetworkExtAuthz(
         transport_api_version=ApiVersion.V3,
         stat_prefix="pdp",
-        grpc_service=_pdp(point),
+        grpc_service=pdp_service(point),
         failure_mode_allow=False,
         include_peer_certificate=True,
         include_tls_session=True,
@@ -143,13 +140,6 @@ def mcp_filter() -> HttpFilter:
 
 def _labels_key(point: EnforcementPoint) -> str:
     return f"{NODE_LABELS_KEY}.{point.name}"
-
-
-def _pdp(point: EnforcementPoint) -> GrpcService:
-    return GrpcService(
-        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=pdp_cluster_name(point)),
-        timeout=timedelta(seconds=point.pdp_timeout_s),
-    )
 
 
 def _mutable_headers(point: EnforcementPoint) -> str:

@@ -23,6 +23,7 @@ from envoy_data_plane.envoy.extensions.filters.network.ext_authz.v3 import (
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
 )
+from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any, Struct
 from envoy_data_plane.message_pool import default_message_pool
 
@@ -36,6 +37,7 @@ ALWAYS_WRITTEN: Final[Mapping[type[Message], frozenset[str]]] = {
     HttpConnectionManager: frozenset({"xff_num_trusted_hops"}),
     Http1ProtocolOptions: frozenset({"accept_http_10"}),
     Http2ProtocolOptions: frozenset({"allow_connect"}),
+    Percent: frozenset({"value"}),
 }
 
 # Fields of Envoy 1.40 that `envoy_data_plane` 2.2 lacks. A test fails when a newer one has them.
