@@ -8,12 +8,15 @@ Exit 1: a bundle has a fault or fails a case. Exit 2: what came is no manifest, 
 """
 
 import argparse
-import subprocess
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
+from authz_server.cli.main import group
 from k8s.checking.documents import documents
 from k8s.checking.kustomize import KustomizeError, parse
 from k8s.checking.manifest import Manifest, at, text
@@ -36,8 +39,7 @@ def lay_out_bundles(manifests: Sequence[Manifest], root: Path) -> Iterator[Path]
     for manifest in manifests:
         if not is_bundle(manifest):
             continue
-        described = next(documents(text(manifest.at("data", "bundle.yaml"))), None)
-        name = text(at(described, "name"))
+        name = _name(manifest)
         # A name is a directory here; the loader says what else is wrong with one.
         if not name or "/" in name or name.startswith("."):
             raise GateError(f"{manifest}: data.bundle.yaml: has no `name` to serve it under")
@@ -53,31 +55,38 @@ def lay_out_bundles(manifests: Sequence[Manifest], root: Path) -> Iterator[Path]
     yield from sorted(found)
 
 
+def _name(manifest: Manifest) -> str:
+    try:
+        described = next(documents(text(manifest.at("data", "bundle.yaml"))), None)
+    except yaml.YAMLError as error:
+        raise GateError(f"{manifest}: data.bundle.yaml: not YAML: {error}") from error
+    return text(at(described, "name"))
+
+
 def passes(directory: Path, *, coverage: int) -> bool:
     """Run lint and cases of every bundle in `directory`, reports to standard error."""
     commands = (["lint", "--strict"], ["test", "--require-coverage", str(coverage)])
-    codes = [
-        subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "authz_server", "policy", *command, str(directory)],
-            stdout=sys.stderr,
-            check=False,
-        ).returncode
-        for command in commands
-    ]
+    codes = [_policy(*command, str(directory)) for command in commands]  # both, for both reports
     return not any(codes)
 
 
-def main() -> int:
-    """Read, test, and pass on."""
-    parser = argparse.ArgumentParser(prog="python -m k8s.gate", description=__doc__)
-    parser.add_argument("--require-coverage", type=int, default=100, metavar="PERCENT")
-    options = parser.parse_args()
-    stream = sys.stdin.buffer.read()
+def _policy(*arguments: str) -> int:
+    """Run `authz-server policy` as a person would; return its exit code."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            group.main(args=["policy", *arguments], prog_name="authz-server")
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else _REFUSED
+    return 0
+
+
+def judge(stream: bytes, *, coverage: int) -> int:
+    """Test the bundles in `stream`; return 0 if it may pass, else the exit code, with reasons."""
     try:
         manifests = parse(stream.decode("utf-8"))
         with tempfile.TemporaryDirectory() as root:
             results = [
-                passes(directory, coverage=options.require_coverage)
+                passes(directory, coverage=coverage)
                 for directory in lay_out_bundles(manifests, Path(root))
             ]
     except (GateError, KustomizeError, UnicodeDecodeError) as error:
@@ -86,9 +95,24 @@ def main() -> int:
     if not all(results):
         sys.stderr.write("gate: refused; nothing was passed on\n")
         return _REFUSED
-    sys.stdout.buffer.write(stream)
-    sys.stdout.buffer.flush()
     return 0
+
+
+def main() -> int:
+    """Read, test, and pass on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m k8s.gate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--require-coverage", type=int, default=100, metavar="PERCENT")
+    options = parser.parse_args()
+    stream = sys.stdin.buffer.read()
+    code = judge(stream, coverage=options.require_coverage)
+    if code == 0:
+        sys.stdout.buffer.write(stream)
+        sys.stdout.buffer.flush()
+    return code
 
 
 if __name__ == "__main__":

@@ -88,8 +88,11 @@ class _View:
             yield self._fault("volumeMounts", f"the bundle `{name}` is not below {directory}")
 
     def _name_faults(self, mount: Mount, field: str) -> Iterator[Fault]:
-        manifest = text(self._known[mount.config_map].at("data", "bundle.yaml"))
-        name = at(next(documents(manifest), None), "name")
+        described = text(self._known[mount.config_map].at("data", "bundle.yaml"))
+        try:
+            name = at(next(documents(described), None), "name")
+        except yaml.YAMLError:
+            return  # the gate says so, with line and column
         if name != mount.path.name:
             yield self._fault(field, f"must end in the bundle's name, `{name}`")
 

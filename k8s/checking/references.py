@@ -123,7 +123,8 @@ class References:
             yield pod.fault(("priorityClassName",), f"no PriorityClass `{priority}` is here")
 
     def _exists(self, kind: str, user: Manifest, name: str) -> bool:
-        return (kind, user.namespace, name) in self._by_name or (kind, name) in self._external.keys
+        namespace = "" if kind in CLUSTER_SCOPED else user.namespace
+        return (kind, namespace, name) in self._by_name or (kind, name) in self._external.keys
 
     def _keys(self, kind: str, user: Manifest, name: str) -> frozenset[str]:
         own = self._by_name.get((kind, user.namespace, name))
