@@ -9,7 +9,7 @@ message it understands. The published Python packages lag behind it by some fiel
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ _ROOTS: Final = (
     "envoy.service.discovery.v3.DiscoveryResponse",
     "envoy.service.discovery.v3.Resource",
     "udpa.type.v1.TypedStruct",
+    "envoy.type.",
     "xds.type.",
 )
 # A serialised FileDescriptorProto begins with its field 1, the name.
@@ -103,11 +104,12 @@ def definitions(binary: bytes) -> str:
     }
     needed = _reachable(types)
     used = {kind.rstrip("[]{}") for name in needed for kind in types[name].values()}
-    lines = {
-        "messages": {name: types[name] for name in sorted(needed)},
-        "enums": {name: enums[name] for name in sorted(used & enums.keys())},
-    }
-    return _one_a_line(lines)
+    return _one_a_line(
+        {
+            "messages": {name: types[name] for name in sorted(needed)},
+            "enums": {name: enums[name] for name in sorted(used & enums.keys())},
+        }
+    )
 
 
 def _collect(
@@ -146,7 +148,7 @@ def _reachable(types: dict[str, dict[str, str]]) -> set[str]:
     return found
 
 
-def _one_a_line(parts: dict[str, dict[str, dict[str, str]] | dict[str, dict[str, int]]]) -> str:
+def _one_a_line(parts: Mapping[str, Mapping[str, object]]) -> str:
     text = []
     for part, entries in parts.items():
         rows = [f"{json.dumps(name)}:{_compact(entry)}" for name, entry in entries.items()]
