@@ -4,6 +4,7 @@ Four have to agree: the policy bundles evaluated here, what the caller was told,
 workload behind the Envoy (its journal), and what the ledger holds of the decision.
 """
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,9 +17,10 @@ from google.protobuf import descriptor_pb2
 from authz_server._pb.fleet.v1 import fleet_pb2
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Verdict
-from authz_server.core.errors import AuthzError, ConfigurationError
+from authz_server.core.errors import ConfigurationError
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.plan import Service
+from authz_server.demo.services.a2a_agent import RPC_PATH
 from authz_server.demo.services.journal import UPKEEP
 from authz_server.identity.file_content import FileContent
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
@@ -33,6 +35,7 @@ from authz_server.policy.source import FaultLog
 SCENARIOS: Final = Path(__file__).with_name("everywhere.yaml")
 _ISSUER_KEY: Final = "sts.key.pem"
 _DESCRIPTORS: Final = "fleet.binpb"
+_SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)  # what a PostgreSQL answers with one letter
 # A record may wait in an outbox before it is in the shared ledger.
 _RECORDED_WITHIN_S: Final = 10.0
 _POLL_S: Final = 0.02
@@ -127,6 +130,9 @@ def _target(mesh: Mesh, service: Service) -> dict[str, object]:
         "resource": service.resource,
         "labels": dict(service.labels),
         "descriptors": _DESCRIPTORS if service.protocol is Protocol.GRPC else None,
+        "path": RPC_PATH if service.protocol is Protocol.A2A else None,
+        "tunnel": next(iter(service.tunnels), None),
+        "first_bytes": _SSL_REQUEST.hex() if service.protocol is Protocol.TCP else None,
     }
     return {
         "name": service.name,
@@ -189,12 +195,9 @@ class _Witnesses:
         self.rows: list[Row] = []
 
     def ask(self, step: Step) -> Said:
-        """Ask every target of the step's bundle, one after the other."""
-        targets = self._envoys.targets.for_bundle(step.bundle)
-        if not targets:
-            raise AuthzError(f"the mesh has no enforcement point for the bundle `{step.bundle}`")
+        """Ask every target that the step is for, one after the other."""
         answers = []
-        for target in targets:
+        for target in self._envoys.ways(step):
             before = self._arrived(target.name, step)
             answered = self._envoys.ask_one(target, step)
             self.rows.append(self._row(answered, self._arrived(target.name, step) > before))
@@ -219,6 +222,8 @@ class _Witnesses:
         )
 
     def _arrived(self, target: str, step: Step) -> int:
+        if self._mesh.service(target).protocol is Protocol.TCP:
+            return self._mesh.connections(target)
         upkeep = UPKEEP - {step.attributes.act.name}
         visits = self._mesh.visits(target)
         return sum(visit.header("mcp-method") not in upkeep for visit in visits)

@@ -101,7 +101,7 @@ class Mesh:
             replicas = range(plan.replicas)
             for replica in replicas:
                 mesh.start_pdp(replica)
-            started += [mesh._start_service(service) for service in plan.services]
+            started += [mesh._start_service(s, s.module) for s in plan.services if s.module]
             for wait in started:
                 wait()
             for replica in replicas:
@@ -148,6 +148,11 @@ class Mesh:
     def visits(self, name: str) -> list[Visit]:
         """Return every request that reached service `name`, oldest first."""
         return read_journal(self.layout.journal(name))
+
+    def connections(self, name: str) -> int:
+        """Return how often Envoy has connected to what stands behind service `name`."""
+        _, lines = page(self._admin(name), "/stats?usedonly&filter=_upstream.upstream_cx_total")
+        return sum(int(line.rpartition(" ")[2]) for line in lines.splitlines())
 
     # --- the PDP -------------------------------------------------------------------------------
 
@@ -205,7 +210,7 @@ class Mesh:
             bootstrap = render_bootstrap(
                 [self._point(service)],
                 node=f"envoy-{service.name}",
-                admin_socket=self.layout.socket(f"admin-{service.name}"),
+                admin_socket=self._admin(service.name),
             )
             self.layout.envoy(service.name).write_text(bootstrap)
         self.layout.services.publish(
@@ -225,14 +230,15 @@ class Mesh:
         return EnforcementPoint(
             name=service.name,
             listen=TcpAddress(endpoint.host, endpoint.port),
-            upstream=UnixAddress(self.layout.socket(service.name)),
+            upstream=UnixAddress(service.socket or self.layout.socket(service.name)),
             protocol=service.protocol,
             workload_id=self.plan.spiffe_id(service.workload),
             audience=service.audience,
             bundle=service.bundle,
             resource=service.resource,
             labels=service.labels,
-            domains=(service.host,),
+            domains=() if service.tunnels else (service.host,),
+            tunnels=service.tunnels,
             strip_delegation=service.strip_delegation,
             pdp=self._identity.pdp,
             pdp_timeout_s=_PDP_TIMEOUT_S,
@@ -241,6 +247,9 @@ class Mesh:
             access_log=self.layout.access_log(service.name),
         )
 
+    def _admin(self, name: str) -> Path:
+        return self.layout.socket(f"admin-{name}")
+
     def _start_envoy(self, envoy: Path, service: Service) -> Callable[[], None]:
         name = f"envoy-{service.name}"
         program = self._identity.envoy(service, envoy)
@@ -248,14 +257,14 @@ class Mesh:
         # Hot restart shares memory between Envoys of one machine; these have nothing to share.
         argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
         child = self._processes.start(name, argv)
-        admin = self.layout.socket(f"admin-{service.name}")
+        admin = self._admin(service.name)
         return lambda: child.wait_until(lambda: envoy_ready(admin), what="readiness")
 
-    def _start_service(self, service: Service) -> Callable[[], None]:
+    def _start_service(self, service: Service, module: str) -> Callable[[], None]:
         path = self.layout.socket(service.name)
         python = self._identity.python(service.name)
         argv: Sequence[str | Path] = [
-            *(python.path, "-m", service.module),
+            *(python.path, "-m", module),
             *("--socket", path),
             *("--journal", self.layout.journal(service.name)),
             *("--svid", self.layout.svid(service.workload)),

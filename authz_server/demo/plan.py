@@ -13,18 +13,22 @@ from authz_server.core.spiffe import SpiffeId, TrustDomain
 class Service:
     """A workload that others call, always through its own Envoy.
 
-    `module` is the Python module that serves it (see `services.serving`), `workload` the path of
-    its SPIFFE ID, `host` its name in the mesh. A delegation link must name `https://<host>`.
+    `module` is the Python module that serves it (see `services.serving`); None for what is started
+    by others and answers at `socket`. `workload` is the path of its SPIFFE ID, `host` its name in
+    the mesh. A delegation link must name `https://<host>`. A TCP service is reached by CONNECT to
+    one of `tunnels`.
     """
 
     name: str
-    module: str
+    module: str | None = None
+    socket: Path | None = None
     workload: str
     host: str
     bundle: str
     protocol: Protocol = Protocol.HTTP
     resource: str | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tunnels: tuple[str, ...] = ()
     strip_delegation: bool = False
 
     @property

@@ -29,9 +29,9 @@ class LiveAsker:
         """
         try:
             identity = self._targets.identity(attributes.caller.id)
-            if target.protocol is Protocol.TCP:
-                return ask_tcp(target, identity)
             delegation = self._delegation(target, attributes)
+            if target.protocol is Protocol.TCP:
+                return ask_tcp(target, identity, delegation)
             asking = {
                 Protocol.HTTP: ask_http,
                 Protocol.GRPC: ask_grpc,

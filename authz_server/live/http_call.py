@@ -31,13 +31,7 @@ def ask_http(
 ) -> Observed:
     """Send method, path and query, and the arguments as JSON body. Raises `LiveCallError`."""
     body = dict(obj.args) if obj.args and act.name not in _BODILESS else None
-    with httpx.Client(
-        transport=_transport(target, identity),
-        base_url=base_url(target),
-        headers={"host": target.host, **delegation},
-        timeout=TIMEOUT_S,
-        trust_env=False,
-    ) as client:
+    with http_client(target, identity, delegation) as client:
         try:
             response = client.request(
                 act.name,
@@ -48,6 +42,17 @@ def ask_http(
         except httpx.TransportError as error:
             raise LiveCallError(f"{target.name} does not answer: {error}") from error
     return observed_http(response)
+
+
+def http_client(target: Target, identity: Identity, delegation: Mapping[str, str]) -> httpx.Client:
+    """Return a client of the target that presents `delegation` with every request."""
+    return httpx.Client(
+        transport=_transport(target, identity),
+        base_url=base_url(target),
+        headers={"host": target.host, **delegation},
+        timeout=TIMEOUT_S,
+        trust_env=False,
+    )
 
 
 def observed_http(response: httpx.Response) -> Observed:

@@ -6,9 +6,16 @@ files can act for everybody, so such a file is for a mesh made for tests.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import Svid
@@ -16,7 +23,6 @@ from authz_server.core.attributes import Protocol
 from authz_server.core.errors import ConfigurationError, Fault, InvalidValueError
 from authz_server.core.spiffe import SpiffeId
 from authz_server.core.yaml_document import YamlDocument
-from authz_server.settings.addresses import GrpcAddress, TcpAddress
 from authz_server.settings.environment import Overrides
 from authz_server.settings.faults import faults_of
 from authz_server.settings.values import (
@@ -26,10 +32,21 @@ from authz_server.settings.values import (
     GrpcListen,
     Text,
     WorkloadId,
+    phrase,
     refuse_all,
 )
 
 TARGETS_BYTES_MAX: Final = 1024 * 1024
+
+
+def _bytes_of_hex(value: object) -> bytes:
+    try:
+        return bytes.fromhex(value if isinstance(value, str) else "-")
+    except ValueError as error:
+        raise phrase("must be bytes in hex, quoted") from error
+
+
+Bytes = Annotated[bytes, PlainValidator(_bytes_of_hex)]
 _FROZEN: Final = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -51,7 +68,9 @@ class Target(BaseModel):
     the TLS server name of a TCP connection. `audience` is what a delegation link must name, and
     `workload_id` whom a task is handed to; `peer` unless given. `resource` and `labels` are what
     the route says, for scenarios that count on it. `descriptors` is a `FileDescriptorSet`
-    (`protoc --descriptor_set_out`) for gRPC messages, `path` where MCP and A2A answer.
+    (`protoc --descriptor_set_out`) for gRPC messages, `path` where MCP and A2A answer. A TCP target
+    may be reached by CONNECT to `tunnel` (`host:port`); `first_bytes`, in hex, are what its
+    workload answers to.
     """
 
     model_config = _FROZEN
@@ -67,6 +86,8 @@ class Target(BaseModel):
     resource: Text | None = None
     labels: dict[Text, Text] = Field(default_factory=dict)
     path: Text = "/"
+    tunnel: Text | None = None
+    first_bytes: Bytes | None = None
     descriptors: FilePath | None = None
 
     @model_validator(mode="after")
@@ -75,13 +96,6 @@ class Target(BaseModel):
             # SECURITY: delegation headers would cross a network in the clear.
             refuse_all([(("address",), "must be on this machine where no `peer` is named")])
         return self
-
-    @property
-    def tcp_address(self) -> TcpAddress:
-        """The address, where only TCP will do."""
-        if not isinstance(self.address, TcpAddress):
-            raise InvalidValueError(f"target `{self.name}` needs an address `host:port`")
-        return self.address
 
 
 class Targets(BaseModel):
@@ -117,9 +131,13 @@ class Targets(BaseModel):
             kid=self.issuer.kid,
         )
 
-    def for_bundle(self, bundle: str) -> tuple[Target, ...]:
-        """Return every way to what `bundle` protects, in the order of the file."""
-        return tuple(target for target in self.targets if target.bundle == bundle)
+    def ways(self, bundle: str, protocol: str) -> tuple[Target, ...]:
+        """Return every way to what `bundle` protects in `protocol`, in the order of the file."""
+        return tuple(
+            target
+            for target in self.targets
+            if (target.bundle, target.protocol) == (bundle, protocol)
+        )
 
     def identity(self, agent: str) -> "Identity":
         """Return what acts as `agent`. Raises `ConfigurationError` and `InvalidValueError`."""
@@ -173,6 +191,3 @@ def _bytes(path: Path) -> bytes:
         fault = Fault(file=str(path), message=f"is larger than {TARGETS_BYTES_MAX} bytes")
         raise ConfigurationError([fault])
     return data
-
-
-__all__ = ["GrpcAddress", "Identity", "IssuerSettings", "Target", "Targets", "load_targets"]

@@ -5,7 +5,7 @@ inventory or the clock. The latter are compared with what TARGETS.yaml says of t
 that counts on anything else is refused instead of asked as something else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,14 +16,21 @@ from authz_server.live.observed import LiveCallError, Observed
 from authz_server.live.targets import Target, Targets
 from authz_server.policy.consistency import Said, Step
 
-# What the request itself says; the decision point derives the rest of these records from it.
-_BROUGHT_ABOUT: Final = frozenset(
+# What a request says in every protocol; the decision point derives the rest from it.
+_ALWAYS: Final = frozenset(
     {
         *("sub.id", "chain.actors", "chain.scope", "chain.purpose", "chain.mode"),
-        *("act.protocol", "act.name", "act.read_only"),
-        *("obj.type", "obj.path", "obj.segments", "obj.query", "obj.tool", "obj.uri", "obj.args"),
+        *("act.protocol", "act.name", "act.read_only", "obj.type"),
     }
 )
+_BROUGHT_ABOUT: Final[Mapping[Protocol, frozenset[str]]] = {
+    Protocol.HTTP: _ALWAYS | {"obj.path", "obj.segments", "obj.query", "obj.args"},
+    Protocol.GRPC: _ALWAYS | {"obj.args"},
+    Protocol.MCP: _ALWAYS | {"obj.tool", "obj.uri", "obj.args"},
+    Protocol.A2A: _ALWAYS,
+    Protocol.TCP: _ALWAYS,
+}
+_TEXT_ALONE: Final = {"part_kinds": ("text",)}  # what our messages to A2A agents hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +50,12 @@ class LiveEnvoys:
     answers: list[Answered] = field(default_factory=list)
 
     def ask(self, step: Step) -> Said:
-        """Send `step` to every target of its bundle, and return what they all say.
+        """Send `step` to every target of its bundle and protocol; return what they all say.
 
         Raises `LiveCallError` when there is no target, when a request says less than the step, when
         nobody answers, and when two ways to one bundle disagree.
         """
-        targets = self.targets.for_bundle(step.bundle)
-        if not targets:
-            raise LiveCallError(f"no target has the bundle `{step.bundle}`")
-        answers = [self.ask_one(target, step) for target in targets]
+        answers = [self.ask_one(target, step) for target in self.ways(step)]
         first = answers[0]
         for other in answers[1:]:
             if other.observed.verdict is not first.observed.verdict:
@@ -60,6 +64,14 @@ class LiveEnvoys:
                     f"{other.target.name} says {_verdict(other)}"
                 )
         return said(first)
+
+    def ways(self, step: Step) -> tuple[Target, ...]:
+        """Return the targets that a step is sent to. Raises `LiveCallError` for none."""
+        protocol = step.attributes.act.protocol
+        found = self.targets.ways(step.bundle, protocol)
+        if not found:
+            raise LiveCallError(f"{_where(step)}: no target has `{step.bundle}` and `{protocol}`")
+        return found
 
     def ask_one(self, target: Target, step: Step) -> Answered:
         """Send `step` to one target. Raises `LiveCallError`."""
@@ -92,15 +104,16 @@ def _not_brought_about(target: Target, step: Step) -> Iterator[str]:
     obj, env = step.attributes.obj, step.attributes.env
     routed = {
         "obj.host": obj.host == target.host,
+        "obj.path": obj.path == target.path,
         "obj.resource": obj.resource == target.resource,
         "obj.labels": dict(obj.labels) == target.labels,
+        "obj.uri": obj.uri == f"tcp://{target.tunnel}",
+        "obj.args": obj.args == _TEXT_ALONE and target.protocol is Protocol.A2A,
         "env.sni": env.sni == target.host and target.protocol is Protocol.TCP,
     }
-    for name in step.given - _BROUGHT_ABOUT:
+    for name in step.given - _BROUGHT_ABOUT[target.protocol]:
         if not routed.get(name, False):
             yield name
-    if step.attributes.act.protocol != target.protocol:
-        yield "act.protocol"
 
 
 def _where(step: Step) -> str:
