@@ -48,6 +48,9 @@ from authz_server.envoy_config.messages import packed
 AGENT_CLUSTER: Final = "spire_agent"
 _ALL_BUNDLES: Final = "ALL"
 _TLS_SOCKET: Final = "envoy.transport_sockets.tls"
+# libpq that begins with TLS (`sslnegotiation=direct`) insists on this name. Who asks for another
+# one, or for none, gets none.
+_RAW_ALPN: Final = ["postgresql"]
 _TLS_1_3: Final = TlsParametersTlsProtocol.TLSv1_3
 
 
@@ -60,7 +63,7 @@ def server_socket(point: EnforcementPoint) -> TransportSocket:
             peers_of=point.workload_id,
             expected=None,
             params=TlsParameters(tls_minimum_protocol_version=_TLS_1_3),
-            alpn=[] if point.is_raw else ["h2", "http/1.1"],
+            alpn=_RAW_ALPN if point.is_raw else ["h2", "http/1.1"],
         ),
     )
     return TransportSocket(name=_TLS_SOCKET, typed_config=packed(context))
