@@ -4,6 +4,7 @@ Never the query, the body or a token: they may name people and hold secrets.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
@@ -39,13 +40,22 @@ def access_log(point: EnforcementPoint) -> AccessLog:
     asking = ext_authz.NETWORK_FILTER if point.is_raw else ext_authz.HTTP_FILTER
     fields = dict(_CONNECTION) if point.is_raw else {**_CONNECTION, **_REQUEST}
     fields |= {name: f"%DYNAMIC_METADATA({asking}:{name})%" for name in _DECISION}
-    line = SubstitutionFormatString(json_format=Struct.from_dict(fields))
-    if point.access_log is None:
+    return _log(fields, point.access_log)
+
+
+def outbound_access_log(path: Path | None) -> AccessLog:
+    """Return the log of requests that leave, to the file at `path` or to standard output."""
+    return _log({**_CONNECTION, **_REQUEST}, path)
+
+
+def _log(fields: Mapping[str, str], path: Path | None) -> AccessLog:
+    line = SubstitutionFormatString(json_format=Struct.from_dict(dict(fields)))
+    if path is None:
         return AccessLog(
             name="envoy.access_loggers.stdout",
             typed_config=packed(StdoutAccessLog(log_format=line)),
         )
     return AccessLog(
         name="envoy.access_loggers.file",
-        typed_config=packed(FileAccessLog(path=str(point.access_log), log_format=line)),
+        typed_config=packed(FileAccessLog(path=str(path), log_format=line)),
     )

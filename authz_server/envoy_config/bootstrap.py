@@ -9,7 +9,9 @@ from envoy_data_plane.envoy.config.bootstrap.v3 import (
     Bootstrap,
     BootstrapStaticResources,
 )
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
     DownstreamConnectionsConfig,
@@ -17,16 +19,18 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.
 from envoy_data_plane.google.protobuf import Struct
 
 from authz_server.core.errors import InvalidValueError
-from authz_server.envoy_config import clusters, ext_authz
-from authz_server.envoy_config import tcp_outbound as outbound
+from authz_server.envoy_config import clusters, ext_authz, http_outbound, tcp_outbound
 from authz_server.envoy_config.addresses import bound
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
+from authz_server.envoy_config.http_outbound import HttpOutbound
 from authz_server.envoy_config.listener import listener
 from authz_server.envoy_config.messages import packed, tree_of
 from authz_server.envoy_config.pdp_cluster import pdp_cluster
 from authz_server.envoy_config.tcp_outbound import TcpOutbound
 from authz_server.envoy_config.tree import Tree
 from authz_server.settings.addresses import UnixAddress
+
+Outbound = TcpOutbound | HttpOutbound
 
 # Connections that a flood may hold open before Envoy refuses more; without a limit it warns.
 _CONNECTIONS_MAX = 10_000
@@ -37,11 +41,11 @@ def render_bootstrap(
     *,
     node: str,
     admin_socket: Path | None,
-    tcp_outbound: Sequence[TcpOutbound] = (),
+    outbound: Sequence[Outbound] = (),
 ) -> str:
     """Return the bootstrap, as JSON, of an Envoy that enforces at `points`.
 
-    It leads local clients to each of `tcp_outbound` as well, or to nothing else.
+    It leads local clients to each of `outbound` as well, or to nothing else.
 
     JSON because YAML libraries disagree on what a bare word is: a node called `n` written by
     PyYAML is the boolean false to Envoy.
@@ -50,7 +54,7 @@ def render_bootstrap(
     configuration, so it is a Unix socket for its own account, or absent when `admin_socket` is
     None. Raises `InvalidValueError` for nothing to do, or two of one name.
     """
-    tree = bootstrap_tree(points, node=node, admin_socket=admin_socket, tcp_outbound=tcp_outbound)
+    tree = bootstrap_tree(points, node=node, admin_socket=admin_socket, outbound=outbound)
     return json.dumps(tree, indent=2) + "\n"
 
 
@@ -59,12 +63,10 @@ def bootstrap_tree(
     *,
     node: str,
     admin_socket: Path | None,
-    tcp_outbound: Sequence[TcpOutbound] = (),
+    outbound: Sequence[Outbound] = (),
 ) -> Tree:
     """Return what `render_bootstrap` writes, as plain values."""
-    return tree_of(
-        bootstrap(points, node=node, admin_socket=admin_socket, tcp_outbound=tcp_outbound)
-    )
+    return tree_of(bootstrap(points, node=node, admin_socket=admin_socket, outbound=outbound))
 
 
 def bootstrap(
@@ -72,10 +74,10 @@ def bootstrap(
     *,
     node: str,
     admin_socket: Path | None,
-    tcp_outbound: Sequence[TcpOutbound] = (),
+    outbound: Sequence[Outbound] = (),
 ) -> Bootstrap:
     """Return what `render_bootstrap` writes, as Envoy's message."""
-    names = [point.name for point in points] + [way.name for way in tcp_outbound]
+    names = [point.name for point in points] + [way.name for way in outbound]
     if not names or len(set(names)) != len(names):
         raise InvalidValueError(
             "an Envoy needs at least one enforcement point or way out, names unique"
@@ -87,7 +89,7 @@ def bootstrap(
         static_resources=BootstrapStaticResources(
             listeners=[
                 *(listener(point) for point in points),
-                *(outbound.listener(way) for way in tcp_outbound),
+                *(_way_listener(way) for way in outbound),
             ],
             clusters=[
                 *(
@@ -95,23 +97,33 @@ def bootstrap(
                     for point in points
                     for cluster in (pdp_cluster(point), clusters.upstream_cluster(point))
                 ),
-                *(outbound.cluster(way) for way in tcp_outbound),
-                *(clusters.agent_cluster(agent) for agent in _agents(points, tcp_outbound)),
+                *(cluster for way in outbound for cluster in _way_clusters(way)),
+                *(clusters.agent_cluster(agent) for agent in _agents(points, outbound)),
             ],
         ),
         overload_manager=_overload_manager(),
     )
 
 
-def _agents(
-    points: Sequence[EnforcementPoint], tcp_outbound: Sequence[TcpOutbound]
-) -> frozenset[Path]:
+def _agents(points: Sequence[EnforcementPoint], outbound: Sequence[Outbound]) -> frozenset[Path]:
     agents = frozenset[Path]().union(
-        *(point.agents for point in points), *(way.agents for way in tcp_outbound)
+        *(point.agents for point in points), *(way.agents for way in outbound)
     )
     if len(agents) > 1:
         raise InvalidValueError("one Envoy takes its SVIDs from one agent")
     return agents
+
+
+def _way_listener(way: Outbound) -> Listener:
+    if isinstance(way, TcpOutbound):
+        return tcp_outbound.listener(way)
+    return http_outbound.listener(way)
+
+
+def _way_clusters(way: Outbound) -> list[Cluster]:
+    if isinstance(way, TcpOutbound):
+        return [tcp_outbound.cluster(way)]
+    return http_outbound.clusters(way)
 
 
 def _overload_manager() -> OverloadManager:

@@ -28,7 +28,7 @@ from authz_server.envoy_config.enforcement_point import Address, EnforcementPoin
 from authz_server.envoy_config.messages import packed
 from authz_server.settings.addresses import UnixAddress
 
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 _CONNECT = timedelta(seconds=1)
 
@@ -90,9 +90,13 @@ def endpoints(cluster: str, *addresses: Address) -> ClusterLoadAssignment:
     )
 
 
+def keepalive() -> KeepaliveSettings:
+    """Return how the death of an HTTP/2 peer is noticed between requests."""
+    return KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=5))
+
+
 def http2() -> dict[str, Any]:
     """Return options for an HTTP/2 upstream whose death is noticed between requests too."""
-    keepalive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=5))
-    http2 = Http2ProtocolOptions(connection_keepalive=keepalive)
+    http2 = Http2ProtocolOptions(connection_keepalive=keepalive())
     explicit = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
-    return {_HTTP_OPTIONS: packed(HttpProtocolOptions(explicit_http_config=explicit))}
+    return {HTTP_OPTIONS: packed(HttpProtocolOptions(explicit_http_config=explicit))}

@@ -316,7 +316,7 @@ def _outbound(directory: Path, inbound: RunningEnvoy) -> Tree:
             ),
         ]
     return bootstrap_tree(
-        [], node="clients", admin_socket=directory / "outbound.sock", tcp_outbound=ways
+        [], node="clients", admin_socket=directory / "outbound.sock", outbound=ways
     )
 
 

@@ -116,14 +116,14 @@ def test_examples_are_what_the_renderer_writes(example: str, point: EnforcementP
 
 def test_the_outbound_example_is_what_the_renderer_writes() -> None:
     rendered = bootstrap_tree(
-        [], node="assistant-1", admin_socket=RUN / "envoy-admin.sock", tcp_outbound=[ORDERS_OUT]
+        [], node="assistant-1", admin_socket=RUN / "envoy-admin.sock", outbound=[ORDERS_OUT]
     )
     assert yaml.safe_load((EXAMPLES / "tcp-outbound.yaml").read_text()) == rendered
 
 
 def test_a_raw_way_out_adds_nothing_to_the_bytes() -> None:
     way = dataclasses.replace(ORDERS_OUT, tunnel=None, delegation=None)
-    text = render_bootstrap([], node="n", admin_socket=None, tcp_outbound=[way])
+    text = render_bootstrap([], node="n", admin_socket=None, outbound=[way])
     assert not {"tunneling_config", "alpn_protocols", "http2_protocol_options"} & {
         key for mapping in mappings(json.loads(text)) for key in mapping
     }
