@@ -82,7 +82,7 @@ class RecordedRequest:
             subject=self._subject() if present else None,
             chain=self._chain(int(moment.timestamp())),
             act=self._action(),
-            obj=self._object(),
+            obj=self._object(bundle),
             env=self._environment(moment, bundle),
         )
 
@@ -219,7 +219,7 @@ class RecordedRequest:
             read_only=action.get("read_only") is True,
         )
 
-    def _object(self) -> ObjectAttributes:
+    def _object(self, bundle: PolicyBundle) -> ObjectAttributes:
         resource = section(self.document, "resource")
         known: dict[str, object] = {
             name: _string(resource, name) for name in ("type", "host", "args_sha256", "resource")
@@ -231,15 +231,23 @@ class RecordedRequest:
             path = _string(resource, "path")
             known["path"] = path
             known["segments"] = tuple(path[1:].split("/")) if path and len(path) > 1 else ()
-        known |= self._arguments(known["args_sha256"] is None)
+        known |= self._arguments(bundle, none_given=known["args_sha256"] is None)
         known["labels"] = UnrecordedMap("r.obj.labels")
         return cast(ObjectAttributes, PartialRecord("obj", **known))
 
-    def _arguments(self, none_given: bool) -> dict[str, Mapping[str, AttributeValue]]:
-        """Return query and arguments: each is empty for a protocol that fills in only the other."""
-        protocol = self._action().protocol
-        has_arguments = protocol == Protocol.MCP and not none_given
-        has_query = protocol == Protocol.HTTP and not none_given
+    def _arguments(
+        self, bundle: PolicyBundle, *, none_given: bool
+    ) -> dict[str, Mapping[str, AttributeValue]]:
+        """Return query and arguments: each is empty where the protocol, or no digest, says so.
+
+        An HTTP request has the arguments that `bundle` declares. An A2A request always has some.
+        """
+        given = not none_given
+        has_query, has_arguments = {
+            Protocol.HTTP.value: (given, given and bool(bundle.arguments)),
+            Protocol.MCP.value: (False, given),
+            Protocol.A2A.value: (given, True),
+        }.get(self._action().protocol, (False, False))
         return {
             "args": UnrecordedMap("r.obj.args") if has_arguments else no_attributes(),
             "query": UnrecordedMap("r.obj.query") if has_query else no_attributes(),

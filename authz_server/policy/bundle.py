@@ -189,7 +189,8 @@ def load_bundle_files(
         policies, roles = [table], []
     if model is not None and policies:
         if manifest is not None:
-            model = replace(model, matching=manifest.matching)
+            declared = frozenset(manifest.arguments)
+            model = replace(model, matching=manifest.matching, arguments=declared)
             check_matching(model, shown + MANIFEST, log)
         rules, index = load_rules(policies, roles, model, log, observe)
     cases: tuple[Case, ...] = ()

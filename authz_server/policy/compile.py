@@ -195,7 +195,10 @@ class _Shaper:
     def _contains(self, item: Term, collection: Term) -> Shape:
         if isinstance(collection, Slot):
             return ("in", self.shape(item), self.shape(collection))
-        return ("call", "contains", self.shape(collection), self.shape(item))
+        values = self.shape(collection)
+        if isinstance(collection, MapValue):
+            values = ("call", "read_list", *values[2:])
+        return ("call", "contains", values, self.shape(item))
 
     def _apply(self, term: Apply) -> Shape:
         compiled, constants = self._binder.compiled, texts(term.constants)

@@ -13,6 +13,8 @@ from typing import Final, Protocol
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import Fault
 from authz_server.core.suggestion import did_you_mean
+from authz_server.policy.argument_lint import Protocols
+from authz_server.policy.argument_lint import warning as argument_warning
 from authz_server.policy.model import Effect, Model, RoleDefinition, Section
 from authz_server.policy.rows import Row
 from authz_server.policy.source import FaultLog
@@ -53,11 +55,16 @@ class DecidingRule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LintedRule:
-    """One rule, its row, and its conditions as numbers: equal conditions have equal numbers."""
+    """One rule, its row, and its conditions as numbers: equal conditions have equal numbers.
+
+    `arguments` are those it reads; if it reads any, `protocols` are those it can judge.
+    """
 
     rule: DecidingRule
     row: Row
     conditions: frozenset[int]
+    arguments: frozenset[str]
+    protocols: Protocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,8 @@ def _warnings(
         patterns = definition.name in model.matching
         yield from _unused_roles(definition, asked, links[definition.name], patterns=patterns)
     for section in sections:
+        yield from _undeclared_arguments(section, model.arguments)
+    for section in sections:
         yield from _hidden_rules(section)
 
 
@@ -122,6 +131,14 @@ def _unread_columns(section: LintedSection) -> Iterator[Fault]:
         if index not in section.read and name not in known:
             message = f"no matcher reads column `{name}` of `{section.section.policy_root}`"
             yield section.section.matcher.fault(0, message, "warning")
+
+
+def _undeclared_arguments(section: LintedSection, declared: frozenset[str]) -> Iterator[Fault]:
+    for one in section.rules:
+        for name in sorted(one.arguments - declared):
+            if message := argument_warning(name, one.protocols, declares=bool(declared)):
+                message += did_you_mean(name, declared)
+                yield one.row.line_fault(message, "warning").fault
 
 
 # --- roles --------------------------------------------------------------------------------------

@@ -80,12 +80,14 @@ class Section:
 class Model:
     """A checked `model.conf`. INVARIANT: there is a section, and `p` is the first.
 
-    `matching`, which comes from `bundle.yaml`, says of which role definitions names are patterns.
+    Out of `bundle.yaml` come `matching`, which says of which role definitions names are patterns,
+    and `arguments`, the names of those it declares.
     """
 
     sections: tuple[Section, ...]
     roles: Mapping[str, RoleDefinition]
     matching: Mapping[str, RoleMatching] = field(default_factory=dict)
+    arguments: frozenset[str] = frozenset()
 
     def section(self, policy_root: str) -> Section | None:
         """Return the section whose rows are of type `policy_root`."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import Fault, InvalidValueError
 from authz_server.core.suggestion import did_you_mean
+from authz_server.policy.argument_lint import Protocols, arguments_read, protocols_admitted
 from authz_server.policy.bind import TRUE, Binder
 from authz_server.policy.compile import Compiler, Matcher, Piece
 from authz_server.policy.index import Guard, Guards, Node, build, guards_of, joined
@@ -209,6 +210,8 @@ class _Part:
     fallible: tuple[tuple[Term, Piece], ...]
     guards: tuple[Guard, ...]
     conditions: tuple[int, ...]  # their numbers: equal ones have equal numbers
+    arguments: frozenset[str]
+    protocols: Protocols
 
 
 class _RuleBuilder:
@@ -243,7 +246,14 @@ class _RuleBuilder:
             (fallible if can_fail(pair[0]) else safe).append(pair)
         guards = [guard for term in conjuncts for guard in guards_of(term, self._whole.roles)]
         numbers = [self._numbers.setdefault(piece, len(self._numbers)) for _, piece in pieces]
-        return _Part(tuple(safe), tuple(fallible), tuple(guards), tuple(numbers))
+        return _Part(
+            tuple(safe),
+            tuple(fallible),
+            tuple(guards),
+            tuple(numbers),
+            arguments_read(conjuncts),
+            protocols_admitted(conjuncts),
+        )
 
     def linted(self) -> LintedSection:
         """Return what the linter needs to know of the rules added."""
@@ -285,7 +295,11 @@ class _RuleBuilder:
         self._whole.rules.append(rule)
         self.guarded.append((rule, guards))
         conditions = frozenset([number for part in parts for number in part.conditions])
-        self._linted.append(LintedRule(rule, row, conditions))
+        arguments = frozenset().union(*(part.arguments for part in parts))
+        protocols = frozenset[str]()
+        if arguments:
+            protocols = frozenset.intersection(*(part.protocols for part in parts))
+        self._linted.append(LintedRule(rule, row, conditions, arguments, protocols))
         if self._whole.observe is not unobserved:
             terms = tuple(term for term, _ in pairs) or (TRUE,)
             self._whole.observe(rule, row, terms, self._compiler)

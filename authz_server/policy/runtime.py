@@ -20,11 +20,20 @@ class EvaluationError(AuthzError):
 
 
 def read(values: Mapping[str, object], key: str) -> object:
-    """Return `values[key]`, None if missing. Raises `EvaluationError` if it is ambiguous."""
+    """Return `values[key]`, None if missing.
+
+    Raises `EvaluationError` if it is ambiguous or a list: that would be unequal to any text, and a
+    deny rule would be switched off by sending the text in a list.
+    """
     value = values.get(key)
-    if value is AMBIGUOUS:
+    if value is AMBIGUOUS or isinstance(value, tuple):
         raise EvaluationError("the value is ambiguous or has no scalar form")
     return value
+
+
+def read_list(values: Mapping[str, object], key: str) -> object:
+    """Return `values[key]` for `contains`, which takes nothing but a list."""
+    return values.get(key)
 
 
 def element(values: tuple[str, ...], index: int) -> str | None:
@@ -166,6 +175,7 @@ ARITHMETIC: Final[Mapping[str, Callable[[object, object], object]]] = {
 NAMES: Final[Mapping[str, object]] = {
     "__builtins__": {},
     "read": read,
+    "read_list": read_list,
     "element": element,
     "equal": equal,
     "compare": compare,

@@ -241,6 +241,17 @@ def test_an_obligation_without_meaning_is_a_warning() -> None:
         ("name: a\ndomain: data\nparties: [caller, agent]\n", "3:19", "a party is one of"),
         ("name: a\ndomain: data\nparties: [caller, caller]\n", "3:19", "a party is one of"),
         ("name: a\nname: b\ndomain: data\n", "2:1", "stands twice"),
+        ("name: a\ndomain: data\narguments: [to]\n", "3:1", "`arguments` maps names"),
+        ("name: a\ndomain: data\narguments: {to: message}\n", "3:17", "begins with `/`"),
+        ("name: a\ndomain: data\narguments: {to: 5}\n", "3:17", "a JSON pointer is text"),
+        ("name: a\ndomain: data\narguments: {to: /a~2}\n", "3:17", "`~` is written"),
+        ("name: a\ndomain: data\narguments: {'a b': /a}\n", "3:13", "an argument's name is"),
+        (
+            "name: a\ndomain: data\narguments:\n"
+            + "".join(f"  a{number}: /a\n" for number in range(65)),
+            "3:1",
+            "more than 64 arguments",
+        ),
         ("name: [\n", "2:1", "not YAML"),
     ],
 )
@@ -249,6 +260,16 @@ def test_a_manifest_that_is_refused(manifest: str, place: str, message: str) -> 
     assert found
     assert found[0].startswith(f"bundle.yaml:{place}: "), found
     assert message in found[0]
+
+
+def test_arguments_are_declared_by_pointer() -> None:
+    manifest = "name: a\ndomain: data\narguments: {to: /message/to, whole: ''}\n"
+    loaded = bundle(MODEL, ROW, bundle_yaml=manifest)
+    assert {name: str(pointer) for name, pointer in loaded.arguments.items()} == {
+        "to": "/message/to",
+        "whole": "",
+    }
+    assert bundle(MODEL, ROW).arguments == {}
 
 
 def test_the_faults_of_all_files_come_together() -> None:

@@ -105,3 +105,43 @@ def test_a_thousand_slips_are_not_all_told() -> None:
     conf = model(MATCHER, columns=COLUMNS)
     rows = [f"p, r{number}, agent, GET, allow," for number in range(1_000)]
     assert len(warnings(conf, *rows)) == 100
+
+
+READS = "(p.proto == '*' || r.act.protocol == p.proto) && eval(p.rule)"
+DECLARES = "name: sample\ndomain: data\narguments: {amount: /order/amount, to: /to}\n"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rule", "declares", "undeclared"),
+    [
+        ("http", "r.obj.args.amount > 5", True, []),
+        ("http", "r.obj.args.ammount > 5", True, ["ammount"]),
+        ("http", "r.obj.args.amount > 5", False, ["amount"]),
+        ("http", "r.obj.args.a == r.obj.args.b", False, ["a", "b"]),
+        ("*", "r.obj.args.x > 5", True, ["x"]),
+        ("*", "r.obj.args.x > 5", False, []),
+        ("*", "r.act.name in ('GET', 'POST') && r.obj.args.x > 5", False, ["x"]),
+        ("*", "r.obj.type == 'http' && 'a' in r.obj.args.x", False, ["x"]),
+        ("*", "r.obj.tool == 'crm' && r.obj.args.x > 5", True, []),
+        ("*", "r.act.name == 'tools/call' && r.obj.args.x > 5", True, []),
+        ("*", "r.obj.type == 'a2a_agent' && r.obj.args.x > 5", True, []),
+        ("mcp", "r.obj.args.x > 5", True, []),
+        ("http", "r.obj.query.x == 'a'", True, []),
+    ],
+)
+def test_an_argument_that_no_http_request_has(
+    protocol: str, rule: str, declares: bool, undeclared: list[str]
+) -> None:
+    conf = model(READS, columns="id, proto, rule, eft")
+    quoted = '"' + rule.replace('"', '""') + '"'
+    files = {"bundle_yaml": DECLARES} if declares else {}
+    found = warnings(conf, f"p, r1, {protocol}, {quoted}, allow", **files)
+    assert [one.split("`")[1] for one in found] == undeclared
+    for one in found:
+        assert one.startswith("policy.csv:1:1: no HTTP request has the argument")
+
+
+def test_a_misspelt_argument_is_told_the_nearest() -> None:
+    conf = model(READS, columns="id, proto, rule, eft")
+    (found,) = warnings(conf, "p, a, http, r.obj.args.amout > 5, allow", bundle_yaml=DECLARES)
+    assert found.endswith("; did you mean `amount`?")

@@ -247,6 +247,34 @@ def test_values_are_compared_with_their_type(condition: str, value: object, expe
 # --- roles --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("'evil' in r.obj.args.to", "deny"),
+        ("'good' in r.obj.args.to", "allow"),
+        ("'absent' in r.obj.args.missing", "deny"),
+        ("'evil' not in r.obj.args.to", "allow"),
+        ("2 in r.obj.args.numbers", "allow"),
+        ("'2' in r.obj.args.numbers", "deny"),
+        ("true in r.obj.args.numbers", "deny"),
+        ("r.obj.args.to == nil", "deny"),
+    ],
+)
+def test_a_list_is_searched(condition: str, expected: str) -> None:
+    request = attributes(obj={"args": {"to": ("good", "fine"), "numbers": (1, 2)}})
+    assert rule_bundle(condition).evaluate(request).verdict == expected
+
+
+@pytest.mark.parametrize(
+    "condition", ["r.obj.args.to == 'evil'", "r.obj.args.to in ('evil', 'x')", "r.obj.args.to"]
+)
+def test_a_list_does_not_switch_a_deny_rule_off(condition: str) -> None:
+    """`{"to": ["evil"]}` may be as good as `{"to": "evil"}` to whoever serves it."""
+    denying = rule_bundle("true", f"deny: {condition}")
+    request = attributes(obj={"args": {"to": ("evil",)}})
+    assert denying.evaluate(request).reason is Reason.POLICY_ERROR
+
+
 def roles(*links: str, matcher: str = "g(r.sub.id, p.role)", definition: str = "g = _, _") -> str:
     conf = model(matcher, columns="id, role, eft", roles=definition)
     loaded = bundle(conf, "p, r1, admin, allow\n" + "\n".join(links))
