@@ -3,7 +3,8 @@
 Protobuf's JSON mapping lets one setting be written in many ways: `failure_mode_allow` or
 `failureModeAllow`, an enumeration by name or number, a number as text, a wrapper as its value.
 Rules read one: field names as in the `.proto` files, enumerations by name, durations in seconds,
-and every `Any` as the message that it holds.
+and every `Any` as the message that it holds. Envoy is more lenient than that mapping, and so is
+this: what it accepts means here what it means to Envoy 1.40 (tests/e2e/test_lint_reads.py).
 """
 
 import re
@@ -33,6 +34,11 @@ _WRAPPERS: Final[Mapping[str, str]] = {
     "google.protobuf.UInt64Value": "integer",
     "google.protobuf.FieldMask": "string",
     "google.protobuf.Timestamp": "string",
+}
+# Envoy parses a text for a boolean as `absl::SimpleAtob` does, in any case of letters.
+_BOOLEANS: Final[Mapping[str, bool]] = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0"), False),
 }
 _FREE: Final = frozenset(
     {"google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"}
@@ -227,19 +233,15 @@ class Builder:
             message.places[name] = (key, raw.at)
 
     def _field(self, raw: Raw, kind: FieldType, path: Path) -> Value:
+        single = FieldType(kind.name, "")
         if kind.form == "[]":
-            items = raw.value
-            if not isinstance(items, list):
-                # Envoy takes a single value where a list must stand for an error.
-                self._refuse("value", path, raw, "must be a list")
-                return []
-            single = FieldType(kind.name, "")
-            return [self._field(item, single, (*path, n)) for n, item in enumerate(items)]
+            if not isinstance(raw.value, list):
+                return [self._field(raw, single, path)]  # Envoy takes it for a list of one
+            return [self._field(item, single, (*path, n)) for n, item in enumerate(raw.value)]
         if kind.form == "{}":
             if not isinstance(raw.value, dict):
                 self._refuse("value", path, raw, "must be a mapping")
                 return {}
-            single = FieldType(kind.name, "")
             entries = raw.value.items()
             return {key: self._field(item, single, (*path, key)) for key, item in entries}
         return self._single(raw, kind.name, path)
@@ -301,6 +303,8 @@ class Builder:
     def _parse(self, value: Scalar, kind: str) -> Scalar:
         """Return the value in the one form that rules read; None if it has none."""
         if kind == "bool":
+            if isinstance(value, str):
+                return _BOOLEANS.get(value.lower())
             return value if isinstance(value, bool) else None
         if kind in {"string", "bytes"}:
             return value if isinstance(value, str) else None
@@ -309,10 +313,11 @@ class Builder:
             return float(str(value)[:-1]) if matches else None
         if kind in {"number", "integer"}:
             return _parse_number(value, kind)
-        values = self._definitions.enum(kind) or {}
-        if isinstance(value, int) and not isinstance(value, bool):
-            return next((name for name, number in values.items() if number == value), None)
-        return value if isinstance(value, str) and value in values else None
+        number = _parse_number(value, "integer")
+        for name, known in (self._definitions.enum(kind) or {}).items():
+            if number == known or (isinstance(value, str) and value.upper() == name.upper()):
+                return name
+        return None
 
     def _count(self, path: Path, raw: Raw) -> None:
         self._values += 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from authz_server.core.request import SECURITY_HEADERS
 from authz_server.envoy_config.lint.configuration import (
     EXT_AUTHZ,
     Chain,
@@ -110,12 +111,28 @@ def changes_requests(settings: Message) -> bool | None:
         return None
     name = settings.type.removeprefix(_HTTP).partition(".")[0]
     if name == "header_mutation":
-        mutations = settings.message("mutations")
-        fields = ("request_mutations", "query_parameter_mutations", "request_trailers_mutations")
-        return mutations is not None and any(mutations.has(one) for one in fields)
+        return _mutates(settings)
     if name in _RECONSIDERING:
         return any(one.flag("clear_route_cache") for one in settings.walk())
     return True if name in _CHANGING else False if name in _HARMLESS else None
+
+
+def _mutates(settings: Message) -> bool:
+    """Tell whether a header mutation touches the query, or a header that counts.
+
+    Path, method and host it cannot change: Envoy refuses such a configuration.
+    """
+    mutations = settings.message("mutations")
+    if mutations is None:
+        return False
+    if mutations.messages("query_parameter_mutations"):
+        return True
+    for one in mutations.messages("request_mutations"):
+        header = one.inside("append", "header")
+        name = header.text("key") if header is not None else one.text("remove")
+        if one.has("remove_on_match") or name.lower() in SECURITY_HEADERS:
+            return True
+    return False
 
 
 # --- is there a question ------------------------------------------------------------------------

@@ -208,8 +208,10 @@ _CONSTANTS: Final[dict[str, bool | None]] = {
     **{form: True for word in _TRUE for form in (word, word.upper(), word.capitalize())},
     **{form: False for word in _FALSE for form in (word, word.upper(), word.capitalize())},
 }
-_INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})", re.ASCII)
-_STRING_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:str"})
+# yaml-cpp takes a leading zero for octal, and knows hexadecimal.
+_INTEGER: Final = re.compile(
+    r"[-+]?(?:0x([0-9a-f]{1,15})|0([0-7]{1,20})|([0-9]{1,18}))", re.ASCII | re.IGNORECASE
+)
 
 
 class _YamlReader:
@@ -256,7 +258,7 @@ class _YamlReader:
         if isinstance(event, yaml.SequenceStartEvent):
             return Raw(self._sequence(depth), at)
         assert isinstance(event, yaml.ScalarEvent)
-        if event.tag is not None and event.tag not in _STRING_TAGS:
+        if event.tag not in {None, "!"}:
             raise self._refuse(event, "tags are not supported")
         text = event.value
         return Raw(_plain(text) if event.implicit[0] else text, _start(event))
@@ -288,7 +290,12 @@ class _YamlReader:
 def _plain(text: str) -> Scalar:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    return int(text) if _INTEGER.fullmatch(text) else text
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        return text
+    hexadecimal, octal, decimal = match.groups()
+    value = int(decimal) if decimal else int(hexadecimal or octal, 16 if hexadecimal else 8)
+    return -value if text[0] == "-" else value
 
 
 def _start(event: yaml.Event) -> Place:
