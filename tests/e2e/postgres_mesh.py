@@ -105,6 +105,13 @@ class Site:
             context.set_alpn_protocols(list(alpn))
         return context
 
+    def open(
+        self, listener: str, client: str, *, server_name: str = HOST, alpn: Sequence[str] = ()
+    ) -> ssl.SSLSocket:
+        """Open a TLS connection to `listener` with the SVID of `client`, and send nothing."""
+        plain = socket.create_connection(("127.0.0.1", self.inbound.ports[listener]), timeout=15)
+        return self.tls(client, alpn).wrap_socket(plain, server_hostname=server_name)
+
     def connect(self, port: str) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as a plain client of `outbound`, which knows of no TLS. Raises on a denial."""
         return psycopg.connect(
@@ -333,6 +340,8 @@ def _greeter() -> Iterator[int]:
                 return
             with connection:
                 connection.sendall(GREETING)
+                while connection.recv(1024):
+                    pass
 
     thread = threading.Thread(target=serve)
     thread.start()
