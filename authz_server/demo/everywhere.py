@@ -25,7 +25,7 @@ from authz_server.demo.services.journal import UPKEEP
 from authz_server.identity.file_content import FileContent
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
 from authz_server.ledger.query import DecisionFilter, LedgerReader
-from authz_server.live.targets import load_targets
+from authz_server.live.targets import Target, load_targets
 from authz_server.live.through import Answered, LiveEnvoys, said
 from authz_server.policy.bundle import load_bundles
 from authz_server.policy.consistency import CompiledBundles, Outcome, Said, Scenario, Step, play
@@ -117,7 +117,10 @@ def write_targets(mesh: Mesh) -> Path:
             str(mesh.plan.spiffe_id(caller)): str(mesh.layout.svid(caller).relative_to(root))
             for caller in mesh.plan.callers
         },
-        "targets": [_target(mesh, service) for service in mesh.plan.services],
+        "targets": [
+            *(_target(mesh, service) for service in mesh.plan.services),
+            *_outbound_targets(mesh),
+        ],
     }
     path = root / "targets.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -142,6 +145,20 @@ def _target(mesh: Mesh, service: Service) -> dict[str, object]:
         "host": service.host,
         "peer": endpoint.spiffe_id,
     } | {key: value for key, value in optional.items() if value}
+
+
+def _outbound_targets(mesh: Mesh) -> Iterator[dict[str, object]]:
+    """Yield the same services by way of a plain client's own Envoy."""
+    for port in mesh.local_ports():
+        for service in port.services:
+            if service.protocol is Protocol.HTTP:
+                direct = _target(mesh, service)
+                del direct["peer"]
+                yield direct | {
+                    "name": port.way.name,
+                    "address": str(port.address),
+                    "caller": str(mesh.plan.spiffe_id(port.way.workload)),
+                }
 
 
 def play_everywhere(
@@ -198,9 +215,9 @@ class _Witnesses:
         """Ask every target that the step is for, one after the other."""
         answers = []
         for target in self._envoys.ways(step):
-            before = self._arrived(target.name, step)
+            before = self._arrived(target, step)
             answered = self._envoys.ask_one(target, step)
-            self.rows.append(self._row(answered, self._arrived(target.name, step) > before))
+            self.rows.append(self._row(answered, self._arrived(target, step) > before))
             answers.append(said(answered))
         # The strictest: a way around another is no way in.
         return min(answers, key=lambda answer: answer.verdict is Verdict.ALLOW)
@@ -221,11 +238,12 @@ class _Witnesses:
             decision_id=observed.decision_id,
         )
 
-    def _arrived(self, target: str, step: Step) -> int:
-        if self._mesh.service(target).protocol is Protocol.TCP:
-            return self._mesh.connections(target)
+    def _arrived(self, target: Target, step: Step) -> int:
+        service = next(s for s in self._mesh.plan.services if s.host == target.host)
+        if service.protocol is Protocol.TCP:
+            return self._mesh.connections(service.name)
         upkeep = UPKEEP - {step.attributes.act.name}
-        visits = self._mesh.visits(target)
+        visits = self._mesh.visits(service.name)
         return sum(visit.header("mcp-method") not in upkeep for visit in visits)
 
     def _recorded(self, answered: Answered) -> bool:

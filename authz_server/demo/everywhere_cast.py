@@ -7,7 +7,7 @@ from typing import Final
 
 from authz_server.core.attributes import Kind, Protocol
 from authz_server.demo.cast import ALICE, ANALYST, ASSISTANT, BOB, CRM, DATA, DOMAIN, SHADOW
-from authz_server.demo.plan import MeshPlan, Party, Service
+from authz_server.demo.plan import MeshPlan, Party, Service, WayOut
 
 DATABASE, DATABASE_ROLE = "orders", "orders"
 
@@ -31,6 +31,8 @@ ORDERS_DB: Final = Service(
     resource="orders-db",
     tunnels=("orders-db.internal:5432",),
 )
+
+OUTBOUND: Final = WayOut(name="outbound", workload=ASSISTANT, services=(DATA.name, ORDERS_DB.name))
 
 _OWNERS: Final = {
     CRM.name: (Kind.TOOL, "team-crm"),
@@ -60,6 +62,7 @@ def everywhere_plan(
         services=services,
         parties=tuple(_parties(services)),
         callers=(ASSISTANT, SHADOW),
+        ways_out=(OUTBOUND,),
         bundles=bundles,
         approvers={"support-leads": (ALICE, BOB), "platform-oncall": (BOB,)},
         replicas=replicas,

@@ -47,6 +47,9 @@ class MeshIdentity(Protocol):
     def envoy_svid(self, service: Service) -> SvidFiles | SvidFromAgent:
         """Return what that Envoy proves itself with: it stands for the service it guards."""
 
+    def files(self, workload: str) -> SvidFiles:
+        """Return the files with the SVID of the workload at path `workload`."""
+
     @property
     def pdp(self) -> tuple[TcpAddress | UnixAddress, ...]:
         """Where each replica of the PDP answers."""
@@ -96,13 +99,12 @@ class IssuedIdentity:
 
     def envoy_svid(self, service: Service) -> SvidFiles:
         """Return the files of the service."""
-        self.svid(service.workload)
-        directory = self._layout.svid(service.workload)
-        return SvidFiles(
-            certificate=directory / "svid.pem",
-            private_key=directory / "svid.key.pem",
-            trust_bundle=directory / "bundle.pem",
-        )
+        return self.files(service.workload)
+
+    def files(self, workload: str) -> SvidFiles:
+        """Return the files of any workload."""
+        self.svid(workload)
+        return svid_files(self._layout.svid(workload))
 
     @property
     def pdp(self) -> tuple[UnixAddress, ...]:
@@ -120,6 +122,15 @@ class IssuedIdentity:
             "tls": {"mode": "plaintext"},
             "trust_bundles": {"source": "files", "files": {domain: "trust.pem"}},
         }
+
+
+def svid_files(directory: Path) -> SvidFiles:
+    """Return the SVID in the directory of a workload, as Envoy reads it."""
+    return SvidFiles(
+        certificate=directory / "svid.pem",
+        private_key=directory / "svid.key.pem",
+        trust_bundle=directory / "bundle.pem",
+    )
 
 
 def write_identity(svid: Svid, bundle_pem: bytes, directory: Path) -> None:

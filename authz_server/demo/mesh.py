@@ -17,13 +17,15 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from authz_server.agent.issuer import DevelopmentIssuer
+from authz_server.agent.received import Delegation
 from authz_server.agent.svid import Svid
+from authz_server.agent.tunnel_files import leave_delegation
 from authz_server.demo.agent_calls import AgentRuntime
 from authz_server.demo.identities import IssuedIdentity, MeshIdentity
 from authz_server.demo.layout import Layout, make_layout
 from authz_server.demo.mesh_client import Endpoint
 from authz_server.demo.pdp_files import http_address, write_pdp_files
-from authz_server.demo.plan import MeshPlan, Service
+from authz_server.demo.plan import MeshPlan, Service, WayOut
 from authz_server.demo.probes import envoy_ready, listens, page
 from authz_server.demo.processes import ChildProcess, ProcessGroup
 from authz_server.demo.services.journal import Visit, read_journal
@@ -38,8 +40,14 @@ from authz_server.demo.token_exchange import (
     ask,
     serving,
 )
+from authz_server.demo.ways_out import (
+    LocalPort,
+    delegation_directory,
+    local_ports,
+    outbound_of,
+)
 from authz_server.envoy_config.binary import envoy_binary
-from authz_server.envoy_config.bootstrap import render_bootstrap
+from authz_server.envoy_config.bootstrap import Outbound, render_bootstrap
 from authz_server.envoy_config.enforcement_point import EnforcementPoint
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
@@ -97,15 +105,20 @@ class Mesh:
             progress("writing configuration")
             mesh._write_files()
             progress("starting the PDP, the services and an Envoy before each")
-            started = [mesh._start_envoy(envoy, service) for service in plan.services]
             replicas = range(plan.replicas)
             for replica in replicas:
                 mesh.start_pdp(replica)
-            started += [mesh._start_service(s, s.module) for s in plan.services if s.module]
-            for wait in started:
-                wait()
+            started = [mesh._start_service(s, s.module) for s in plan.services if s.module]
+            # Before Envoys that probe: one that finds nobody looks again only after a while.
             for replica in replicas:
                 mesh.await_pdp(replica)
+            started += [
+                mesh._start_envoy(service.name, mesh._identity.envoy(service, envoy))
+                for service in plan.services
+            ]
+            started += [mesh._start_envoy(way.name, envoy) for way in plan.ways_out]
+            for wait in started:
+                wait()
             with mesh._serving_sts():
                 yield mesh
 
@@ -140,6 +153,15 @@ class Mesh:
     def endpoint(self, name: str) -> Endpoint:
         """Return where the Envoy in front of service `name` listens."""
         return self.layout.services.find(self.service(name).host)
+
+    def local_ports(self) -> list[LocalPort]:
+        """Return the ports of the outbound Envoys."""
+        return local_ports(self.layout, self.plan)
+
+    def leave_delegation(self, port: LocalPort, delegation: Delegation | None) -> None:
+        """Make `delegation` that of the connections by `port`, a TCP one, from shortly after on."""
+        (service,) = port.services
+        leave_delegation(delegation_directory(self.layout, port.way, service), delegation)
 
     def service(self, name: str) -> Service:
         """Return the service of that name."""
@@ -213,6 +235,14 @@ class Mesh:
                 admin_socket=self._admin(service.name),
             )
             self.layout.envoy(service.name).write_text(bootstrap)
+        for way in self.plan.ways_out:
+            bootstrap = render_bootstrap(
+                [],
+                node=f"envoy-{way.name}",
+                admin_socket=self._admin(way.name),
+                outbound=self._outbound(way),
+            )
+            self.layout.envoy(way.name).write_text(bootstrap)
         self.layout.services.publish(
             {service.host: self._endpoint(service) for service in self.plan.services}
         )
@@ -247,17 +277,21 @@ class Mesh:
             access_log=self.layout.access_log(service.name),
         )
 
+    def _outbound(self, way: WayOut) -> list[Outbound]:
+        """Return what the outbound Envoy `way` listens for, as the workload it stands beside."""
+        ports = [port for port in self.local_ports() if port.way == way]
+        svid = self._identity.files(way.workload)
+        return list(outbound_of(ports, self.layout, svid, self._endpoint))
+
     def _admin(self, name: str) -> Path:
         return self.layout.socket(f"admin-{name}")
 
-    def _start_envoy(self, envoy: Path, service: Service) -> Callable[[], None]:
-        name = f"envoy-{service.name}"
-        program = self._identity.envoy(service, envoy)
-        argv: list[str | Path] = [program, "--config-path", self.layout.envoy(service.name)]
+    def _start_envoy(self, name: str, program: Path) -> Callable[[], None]:
+        argv: list[str | Path] = [program, "--config-path", self.layout.envoy(name)]
         # Hot restart shares memory between Envoys of one machine; these have nothing to share.
         argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
-        child = self._processes.start(name, argv)
-        admin = self._admin(service.name)
+        child = self._processes.start(f"envoy-{name}", argv)
+        admin = self._admin(name)
         return lambda: child.wait_until(lambda: envoy_ready(admin), what="readiness")
 
     def _start_service(self, service: Service, module: str) -> Callable[[], None]:

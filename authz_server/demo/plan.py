@@ -43,6 +43,19 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WayOut:
+    """An Envoy beside a workload that calls: plain in, mutual TLS out.
+
+    `workload` is the path of the caller's SPIFFE ID, which is lent to whoever reaches the local
+    ports. `services` are the names of those it leads to; a TCP one gets a port of its own.
+    """
+
+    name: str
+    workload: str
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Party:
     """One entry of the identity inventory. `id` is a SPIFFE ID, or a person's name."""
 
@@ -68,6 +81,7 @@ class MeshPlan:
     bundles: Path
     approvers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     callers: tuple[str, ...] = ()
+    ways_out: tuple[WayOut, ...] = ()
     replicas: int = 1
     ledger: str | None = None
 

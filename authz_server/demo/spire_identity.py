@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from authz_server.agent.svid import Svid
-from authz_server.demo.identities import Program, envoy_id, write_identity
+from authz_server.demo.identities import Program, envoy_id, svid_files, write_identity
 from authz_server.demo.layout import Layout
 from authz_server.demo.pdp_files import PORT_STEP
 from authz_server.demo.plan import MeshPlan, Service
@@ -20,7 +20,7 @@ from authz_server.demo.workload_program import (
     python_for,
 )
 from authz_server.envoy_config.binary import envoy_binary
-from authz_server.envoy_config.enforcement_point import PdpTls, SvidFromAgent
+from authz_server.envoy_config.enforcement_point import PdpTls, SvidFiles, SvidFromAgent
 from authz_server.settings.addresses import TcpAddress
 
 _PDP_PATH: Final = "/pdp"
@@ -97,6 +97,11 @@ class SpireIdentity:
         """Return the SVID of the service, by SDS."""
         spiffe_id = self._plan.spiffe_id(service.workload)
         return SvidFromAgent(agent=self._agent, spiffe_id=spiffe_id)
+
+    def files(self, workload: str) -> SvidFiles:
+        """Return the files of a workload that acts in this process."""
+        self.svid(workload)
+        return svid_files(self._layout.svid(workload))
 
     @property
     def pdp(self) -> tuple[TcpAddress, ...]:

@@ -64,7 +64,7 @@ class Target(BaseModel):
     """One way to reach what a policy bundle protects.
 
     `peer` is the SPIFFE ID that must be proved at `address`; without it `address` is a sidecar on
-    this machine, spoken to in the clear. `host` is the name the request is for: the HTTP `Host`, or
+    this machine, spoken to in the clear, and `caller` the only agent it can be asked as. `host` is the name the request is for: the HTTP `Host`, or
     the TLS server name of a TCP connection. `audience` is what a delegation link must name, and
     `workload_id` whom a task is handed to; `peer` unless given. `resource` and `labels` are what
     the route says, for scenarios that count on it. `descriptors` is a `FileDescriptorSet`
@@ -81,6 +81,7 @@ class Target(BaseModel):
     address: GrpcListen
     host: Text
     peer: WorkloadId | None = None
+    caller: Text | None = None
     workload_id: WorkloadId | None = None
     audience: Text | None = None
     resource: Text | None = None
@@ -95,6 +96,8 @@ class Target(BaseModel):
         if self.peer is None and not self.address.is_local:
             # SECURITY: delegation headers would cross a network in the clear.
             refuse_all([(("address",), "must be on this machine where no `peer` is named")])
+        if (self.peer is None) != (self.caller is not None):
+            refuse_all([((), "needs either a `peer` or the `caller` whose sidecar it is")])
         return self
 
 
@@ -131,12 +134,13 @@ class Targets(BaseModel):
             kid=self.issuer.kid,
         )
 
-    def ways(self, bundle: str, protocol: str) -> tuple[Target, ...]:
-        """Return every way to what `bundle` protects in `protocol`, in the order of the file."""
+    def ways(self, bundle: str, protocol: str, caller: str) -> tuple[Target, ...]:
+        """Return every way of `caller` to what `bundle` protects in `protocol`, as in the file."""
         return tuple(
             target
             for target in self.targets
             if (target.bundle, target.protocol) == (bundle, protocol)
+            and target.caller in {None, caller}
         )
 
     def identity(self, agent: str) -> "Identity":

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from authz_server.core.attributes import Protocol
+from authz_server.core.attributes import AttributeMap, Protocol
 from authz_server.core.errors import Reason
 from authz_server.live.asking import LiveAsker
 from authz_server.live.observed import LiveCallError, Observed
@@ -30,7 +30,8 @@ _BROUGHT_ABOUT: Final[Mapping[Protocol, frozenset[str]]] = {
     Protocol.A2A: _ALWAYS,
     Protocol.TCP: _ALWAYS,
 }
-_TEXT_ALONE: Final = {"part_kinds": ("text",)}  # what our messages to A2A agents hold
+# What our messages to A2A agents hold.
+_MESSAGE: Final[AttributeMap] = {"role": "user", "part_kinds": ("text",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class LiveEnvoys:
     def ways(self, step: Step) -> tuple[Target, ...]:
         """Return the targets that a step is sent to. Raises `LiveCallError` for none."""
         protocol = step.attributes.act.protocol
-        found = self.targets.ways(step.bundle, protocol)
+        found = self.targets.ways(step.bundle, protocol, step.attributes.caller.id)
         if not found:
             raise LiveCallError(f"{_where(step)}: no target has `{step.bundle}` and `{protocol}`")
         return found
@@ -108,7 +109,7 @@ def _not_brought_about(target: Target, step: Step) -> Iterator[str]:
         "obj.resource": obj.resource == target.resource,
         "obj.labels": dict(obj.labels) == target.labels,
         "obj.uri": obj.uri == f"tcp://{target.tunnel}",
-        "obj.args": obj.args == _TEXT_ALONE and target.protocol is Protocol.A2A,
+        "obj.args": target.protocol is Protocol.A2A and obj.args.items() <= _MESSAGE.items(),
         "env.sni": env.sni == target.host and target.protocol is Protocol.TCP,
     }
     for name in step.given - _BROUGHT_ABOUT[target.protocol]:
