@@ -30,4 +30,4 @@ WORKDIR /
 # Kubernetes has probes of its own.
 HEALTHCHECK NONE
 ENTRYPOINT ["authz-server"]
-CMD ["serve", "--config=/etc/authz/authz.yaml", "--wait-for-policy"]
+CMD ["serve", "--config=/etc/authz/config/authz.yaml", "--wait-for-policy"]

@@ -1,5 +1,6 @@
 """Whether a PDP sees its files: configuration, inventory, keys, bundles, room for its outbox."""
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final
@@ -71,7 +72,7 @@ class _View:
     def _mounted_faults(
         self, base: PurePosixPath, configuration: Mapping[str, object]
     ) -> Iterator[Fault]:
-        directory = base / (text(at(configuration, "bundles", "dir")) or "casbin_models")
+        directory = _joined(base, text(at(configuration, "bundles", "dir")) or "casbin_models")
         seen = set()
         for mount in self._mounts:
             if directory not in mount.path.parents:
@@ -107,10 +108,9 @@ class _View:
             ("tls", "private_key"),
         ):
             file = at(configuration, *keys)
-            if isinstance(file, str) and not self._has(base / file):
-                yield self._fault(
-                    "volumeMounts", f"`{'.'.join(keys)}`, {base / file}, is not there"
-                )
+            if isinstance(file, str) and not self._has(_joined(base, file)):
+                wrong = f"`{'.'.join(keys)}`, {_joined(base, file)}, is not there"
+                yield self._fault("volumeMounts", wrong)
         socket = text(at(configuration, "identity", "trust_bundles", "socket"))
         if socket:
             mount = self._mount_of(PurePosixPath(socket.removeprefix("unix://")))
@@ -121,7 +121,7 @@ class _View:
         self, base: PurePosixPath, configuration: Mapping[str, object]
     ) -> Iterator[Fault]:
         # A volume that overflows evicts the pod, together with the records in it.
-        outbox = base / (text(at(configuration, "ledger", "outbox")) or "authz-outbox.db")
+        outbox = _joined(base, text(at(configuration, "ledger", "outbox")) or "authz-outbox.db")
         mount = self._mount_of(outbox)
         if mount is None or mount.path == base:
             yield self._fault("volumeMounts", f"no volume holds the outbox, {outbox}")
@@ -161,6 +161,11 @@ class _View:
     def _fault(self, field: str, message: str) -> Fault:
         path = (*self._container.path, field)
         return self._pod.manifest.fault(path, message)
+
+
+def _joined(base: PurePosixPath, path: str) -> PurePosixPath:
+    """Return `path` as the server reads it: relative to `base`, without `..`."""
+    return PurePosixPath(posixpath.normpath(base / path))
 
 
 def _bytes(quantity: object) -> int:

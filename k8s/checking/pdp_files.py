@@ -56,14 +56,19 @@ def is_bundle(manifest: Manifest) -> bool:
     return manifest.kind == "ConfigMap" and BUNDLE_LABELS.items() <= manifest.labels.items()
 
 
-def lay_out(config_map: Manifest, directory: Path) -> None:
-    """Write the files of `config_map` below `directory` as the kubelet does."""
-    written = directory / _WRITTEN
-    written.mkdir(parents=True)
+def lay_out(config_map: Manifest, directory: Path, *, written: str = _WRITTEN) -> None:
+    """Write the files of `config_map` below `directory` as the kubelet does.
+
+    Again, with another name in `written`, it is an update: `..data` is pointed at the new files in
+    one step. The old ones stay.
+    """
+    (directory / written).mkdir(parents=True)
     for name, content in mapping(config_map.at("data")).items():
-        (written / name).write_text(text(content), "utf-8")
-        (directory / name).symlink_to(Path("..data") / name)
-    (directory / "..data").symlink_to(_WRITTEN)
+        (directory / written / name).write_text(text(content), "utf-8")
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(Path("..data") / name)
+    (directory / "..data_tmp").symlink_to(written)
+    (directory / "..data_tmp").replace(directory / "..data")
 
 
 def lay_out_pod(

@@ -11,6 +11,7 @@ from typing import Final
 from authz_server.app import LAME_DUCK_S
 from authz_server.core import limits
 from k8s.checking.manifest import Container, Fault, PodTemplate, at, items, mapping, text
+from k8s.checking.pdp_files import mounts
 
 # Time that a server needs after lame duck and drain, to sign the end of its chain and to ship.
 _CLOSING_S: Final = 20.0
@@ -27,6 +28,7 @@ def pod_faults(pod: PodTemplate) -> Iterator[Fault]:
     for container in pod.containers():
         yield from _privilege_faults(pod, container)
         yield from _resource_faults(pod, container)
+        yield from _mount_faults(pod, container)
         yield from _image_faults(pod, container)
         if container.is_pdp:
             yield from _pdp_faults(pod, container)
@@ -57,6 +59,17 @@ def _host_faults(pod: PodTemplate) -> Iterator[Fault]:
             if at(port, "hostPort") is not None:
                 path = (*container.path, "ports", index, "hostPort")
                 yield pod.manifest.fault(path, "is open to the node's whole network")
+
+
+def _mount_faults(pod: PodTemplate, container: Container) -> Iterator[Fault]:
+    # In a volume that cannot be written no directory can be made to mount another one at.
+    seen = list(mounts(pod, container))
+    for mount in seen:
+        for outer in seen:
+            fixed = {"configMap", "secret", "csi", "projected"} & set(outer.volume)
+            if fixed and outer.path in mount.path.parents:
+                path = (*container.path, "volumeMounts", mount.index, "mountPath")
+                yield pod.manifest.fault(path, f"is inside the volume at {outer.path}")
 
 
 def _privilege_faults(pod: PodTemplate, container: Container) -> Iterator[Fault]:

@@ -185,8 +185,12 @@ PODS: dict[str, tuple[Damage, str]] = {
         _volume("bundle-tools", {"configMap": {"name": "authz-identities"}}),
         "is no ConfigMap labelled as a policy bundle",
     ),
+    "mounts into a ConfigMap": (
+        _mount("/etc/authz/bundles/tools", lambda m: m.update(mountPath="/etc/authz/config/tools")),
+        "volumeMounts[7].mountPath: is inside the volume at /etc/authz/config",
+    ),
     "has no configuration": (
-        _pdp(lambda c: c["args"].remove("--config=/etc/authz/authz.yaml")),
+        _pdp(lambda c: c["args"].remove("--config=/etc/authz/config/authz.yaml")),
         "args: names no configuration that is mounted",
     ),
     "has no inventory": (
