@@ -12,6 +12,9 @@ from authz_server.cli.terminal import examples
 # Each in a module of its own: `render` needs Envoy's messages, which take long to import.
 LAZY: Final[Mapping[str, Entry]] = MappingProxyType(
     {
+        "render": Entry(
+            "authz_server.cli.envoy_render:command", "Write the configuration of an Envoy."
+        ),
         "lint": Entry(
             "authz_server.cli.envoy_lint:command", "Report what lets requests past the check."
         ),
@@ -24,6 +27,6 @@ class _Commands(LazyGroup):
         return LAZY
 
 
-@click.group(cls=_Commands, epilog=examples("envoy lint envoy.yaml"))
+@click.group(cls=_Commands, epilog=examples("envoy render point.yaml", "envoy lint envoy.yaml"))
 def group() -> None:
     """Write Envoy configuration, and find what is unsafe in one."""

@@ -41,12 +41,23 @@ def upstream_cluster_name(point: EnforcementPoint) -> str:
 def upstream_cluster(point: EnforcementPoint) -> Cluster:
     """Return the cluster of the protected workload."""
     name = upstream_cluster_name(point)
+    grpc = point.protocol is Protocol.GRPC
+    alpn = ["h2"] if grpc else ["http/1.1"]
     return Cluster(
         name=name,
         type=discovery(point.upstream),
         connect_timeout=_CONNECT,
         load_assignment=endpoints(name, point.upstream),
-        typed_extension_protocol_options=http2() if point.protocol is Protocol.GRPC else {},
+        typed_extension_protocol_options=http2() if grpc else {},
+        transport_socket=(
+            tls.peer_socket(
+                point.upstream_peer,
+                point.svid,
+                alpn=[] if point.protocol is Protocol.TCP else alpn,
+            )
+            if point.upstream_peer
+            else None
+        ),
     )
 
 

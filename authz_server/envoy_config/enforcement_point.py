@@ -22,6 +22,8 @@ Address = TcpAddress | UnixAddress
 
 # Envoy's default is 200 ms. SECURITY: `0s` means no limit at all since 1.38, so never zero.
 PDP_TIMEOUT_S = 0.25
+# A caller waits for a verdict longer than for most answers, and a hung PDP holds each of them.
+PDP_TIMEOUT_S_MAX = 10
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62})")
 
@@ -37,9 +39,14 @@ def is_name(address: Address) -> bool:
     return False
 
 
+def is_label(text: str) -> bool:
+    """Tell whether `text` can label listeners, clusters and statistics."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str) -> None:
     """Raise `InvalidValueError` unless `name` can label listeners, clusters and statistics."""
-    if not _NAME.fullmatch(name):
+    if not is_label(name):
         raise InvalidValueError(f"name `{name}` is not of the form `[a-z0-9][a-z0-9_-]*`")
 
 
@@ -112,7 +119,8 @@ class EnforcementPoint:
     standard output.
     `pdp` are the addresses of one PDP or of several equal ones, which share the checks; a host name
     stands for every address it resolves to. `pdp_tls` None means plaintext to the PDP, which then
-    has to be on this machine.
+    has to be on this machine. With `upstream_peer` the workload is spoken to by mutual TLS and must
+    prove that id; None means plaintext, for a workload beside this Envoy.
     """
 
     name: str
@@ -124,6 +132,7 @@ class EnforcementPoint:
     pdp: tuple[Address, ...]
     svid: SvidFiles | SvidFromAgent
     pdp_tls: PdpTls | None = None
+    upstream_peer: SpiffeId | None = None
     audience: str | None = None
     resource: str | None = None
     domains: tuple[str, ...] = ()
@@ -141,8 +150,10 @@ class EnforcementPoint:
         self._check_pdp()
         if len(self.agents) > 1:
             raise InvalidValueError(f"point `{self.name}` takes SVIDs from more than one agent")
-        if not 0 < self.pdp_timeout_s <= 10:
-            raise InvalidValueError("PDP timeout is not between 0 (exclusive) and 10 seconds")
+        if not 0 < self.pdp_timeout_s <= PDP_TIMEOUT_S_MAX:
+            raise InvalidValueError(
+                f"PDP timeout is not between 0 (exclusive) and {PDP_TIMEOUT_S_MAX} seconds"
+            )
         if self.protocol is Protocol.TCP:
             self._check_tcp()
         elif self.tunnels:

@@ -27,7 +27,7 @@ def load_settings(path: Path) -> Settings:
     faults: list[Fault] = []
     document, overrides = None, None
     try:
-        document = YamlDocument.parse(_read(path), file=str(path))
+        document = YamlDocument.parse(read_bounded(path), file=str(path))
         if not isinstance(document.value, dict | None):
             faults.append(document.fault((), "configuration must be a mapping"))
     except ConfigurationError as error:
@@ -51,7 +51,11 @@ def _validated(path: Path, document: YamlDocument, overrides: Overrides) -> Sett
         raise ConfigurationError(in_order) from error
 
 
-def _read(path: Path) -> bytes:
+def read_bounded(path: Path) -> bytes:
+    """Return the bytes of a configuration file.
+
+    Raises `ConfigurationError` if it cannot be read or is larger than any of them has to be.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(CONFIGURATION_BYTES_MAX + 1)
