@@ -8,6 +8,7 @@ from typing import Final
 import click
 from rich.text import Text
 
+from authz_server.cli import policy_live
 from authz_server.cli.explain import VERDICT_STYLES
 from authz_server.cli.policy_sources import load_noted
 from authz_server.cli.terminal import examples, safe, show, show_json, table
@@ -42,6 +43,7 @@ _file = click.Path(path_type=Path)
     epilog=examples(
         "policy consistency casbin_models/consistency.yaml",
         "policy consistency scenarios/*.yaml --config authz.yaml --output json",
+        "policy consistency scenarios.yaml --config authz.yaml --through targets.yaml",
     ),
 )
 @click.argument("paths", metavar="SCENARIO…", nargs=-1, required=True, type=_file)
@@ -59,6 +61,12 @@ _file = click.Path(path_type=Path)
     help="Configuration whose bundles and inventory to take.",
 )
 @click.option(
+    "--through",
+    metavar="TARGETS",
+    type=_file,
+    help="Send each step through the live Envoy of its bundle, as this file says where they are.",
+)
+@click.option(
     "--output",
     type=click.Choice(["table", "json"]),
     default="table",
@@ -66,18 +74,27 @@ _file = click.Path(path_type=Path)
     help="Form of the output; json is one document a line for each scenario.",
 )
 def command(
-    paths: tuple[Path, ...], bundles: Path | None, config_path: Path | None, output: str
+    paths: tuple[Path, ...],
+    bundles: Path | None,
+    config_path: Path | None,
+    through: Path | None,
+    output: str,
 ) -> None:
     """Ask one task in every enforcement domain, and list the bundles that disagree.
 
     SCENARIO is a YAML file. Each step of a scenario is put to the bundle it names, as the server
     would compile it; of several steps of a bundle the strictest verdict counts. Exits with 1 when
     a scenario does not come out as it expects.
+
+    With --through each step is a real request that is decided and recorded there: verdicts are
+    those of the live Envoys, and where the bundles on disk say otherwise, that counts as well.
+    What TARGETS holds is in docs/consistency.md; it is for a mesh made for tests.
     """
     site = offline(bundles, config_path)
+    live = None if through is None else policy_live.through(through, site.asker)
     found = []
     for scenario in load(paths, site.surroundings):
-        outcome = play(scenario, site.asker)
+        outcome = play(scenario, live or site.asker)
         if output == "json":
             show_json(outcome_json(outcome))
         found.append(outcome)
@@ -86,9 +103,12 @@ def command(
     disagreeing = [outcome for outcome in found if not outcome.agrees]
     for outcome in disagreeing:
         click.secho(printable(in_words(outcome)), fg="red", err=True)
+    differences = live.differences if live else []
+    for difference in differences:
+        click.secho(printable(str(difference)), fg="red", err=True)
     counts = f"{len(found) - len(disagreeing)} of {len(found)} scenarios agree"
     click.secho(counts, fg="red" if disagreeing else "green", err=True)
-    if disagreeing:
+    if disagreeing or differences:
         click.get_current_context().exit(EXIT_NO)
 
 

@@ -27,7 +27,12 @@ from authz_server.demo.mesh_client import Endpoint
 from authz_server.demo.pdp_files import http_address, write_pdp_files
 from authz_server.demo.plan import MeshPlan, Service, WayOut
 from authz_server.demo.probes import envoy_ready, listens, page
-from authz_server.demo.processes import ChildProcess, ProcessGroup
+from authz_server.demo.processes import (
+    READY_TIMEOUT_S,
+    ChildProcess,
+    ProcessFailedError,
+    ProcessGroup,
+)
 from authz_server.demo.services.journal import Visit, read_journal
 from authz_server.demo.spire_identity import SpireIdentity
 from authz_server.demo.spire_programs import SpirePrograms
@@ -55,6 +60,7 @@ _FIRST_PORT = 10_443
 _STS_PATH = "/service/sts"
 # Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
 _PDP_TIMEOUT_S = 2.0
+_POLL_S = 0.05
 
 
 class Mesh:
@@ -174,7 +180,7 @@ class Mesh:
     def connections(self, name: str) -> int:
         """Return how often Envoy has connected to what stands behind service `name`."""
         _, lines = page(self._admin(name), "/stats?usedonly&filter=_upstream.upstream_cx_total")
-        return sum(int(line.rpartition(" ")[2]) for line in lines.splitlines())
+        return sum(_last_numbers(lines))
 
     # --- the PDP -------------------------------------------------------------------------------
 
@@ -191,6 +197,18 @@ class Mesh:
         self._pdps[replica].wait_until(
             lambda: self.pdp_page("/readyz", replica)[0] == HTTPStatus.OK, what="readiness"
         )
+
+    def await_all_pdps(self) -> None:
+        """Return once every Envoy has every replica among those it asks."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not all(self._asks_all(service.name) for service in self.plan.services):
+            if time.monotonic() > deadline:
+                raise ProcessFailedError("an Envoy does not ask every replica of the PDP")
+            time.sleep(_POLL_S)
+
+    def _asks_all(self, name: str) -> bool:
+        stats = "/stats?filter=_pdp.membership_healthy"
+        return _last_numbers(page(self._admin(name), stats)[1]) == [self.plan.replicas]
 
     def kill_pdp(self, replica: int = 0) -> None:
         """End a PDP at once, without a chance to answer what it is working on."""
@@ -311,4 +329,9 @@ class Mesh:
 
 def _decisions(metrics: str) -> int:
     lines = (line for line in metrics.splitlines() if line.startswith("authz_decisions_total{"))
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
+    return sum(_last_numbers("\n".join(lines)))
+
+
+def _last_numbers(lines: str) -> list[int]:
+    """Return the number that ends each line of statistics."""
+    return [int(float(line.rpartition(" ")[2])) for line in lines.splitlines()]

@@ -64,13 +64,13 @@ class Target(BaseModel):
     """One way to reach what a policy bundle protects.
 
     `peer` is the SPIFFE ID that must be proved at `address`; without it `address` is a sidecar on
-    this machine, spoken to in the clear, and `caller` the only agent it can be asked as. `host` is the name the request is for: the HTTP `Host`, or
-    the TLS server name of a TCP connection. `audience` is what a delegation link must name, and
-    `workload_id` whom a task is handed to; `peer` unless given. `resource` and `labels` are what
-    the route says, for scenarios that count on it. `descriptors` is a `FileDescriptorSet`
-    (`protoc --descriptor_set_out`) for gRPC messages, `path` where MCP and A2A answer. A TCP target
-    may be reached by CONNECT to `tunnel` (`host:port`); `first_bytes`, in hex, are what its
-    workload answers to.
+    this machine, spoken to in the clear, and `caller` the only agent it can be asked as. `host` is
+    the name the request is for: the HTTP `Host`, or the TLS server name of a connection. `audience`
+    is what a delegation link must name, and `workload_id` whom a task is handed to; `peer` unless
+    given. `resource` and `labels` are what the route says, for scenarios that count on it.
+    `descriptors` is a `FileDescriptorSet` (`protoc --descriptor_set_out`) for gRPC messages, `path`
+    where MCP and A2A answer. A TCP target may be reached by CONNECT to `tunnel` (`host:port`);
+    `first_bytes`, in hex, are what its workload answers to.
     """
 
     model_config = _FROZEN
