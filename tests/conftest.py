@@ -16,6 +16,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _E2E = Path(__file__).parent / "e2e"
 _PARAMETER_ID_CHARS_MAX = 100
+_MESHES = frozenset({"mesh", "fragile_mesh", "everywhere", "postgres_site"})  # fixtures
 
 
 @pytest.hookimpl(trylast=True)  # after the shuffle
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
-        for mesh in {"mesh", "fragile_mesh", "everywhere"} & {*getattr(item, "fixturenames", ())}:
+        for mesh in _MESHES & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(mesh))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 

@@ -9,8 +9,10 @@ import pytest
 from authz_server.demo import mesh as demo_mesh
 from authz_server.demo.everywhere_mesh import everywhere_mesh
 from authz_server.demo.run import SHIPPED_BUNDLES
+from tests.e2e import postgres_mesh
 from tests.e2e.attack_mesh import Mesh, running_mesh
 from tests.e2e.check_requests import PdpClient
+from tests.postgres_server import postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,15 @@ def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo_mesh.M
     """An enforcement point of every kind, real services behind them, one PDP."""
     with everywhere_mesh(tmp_path_factory.mktemp("everywhere"), SHIPPED_BUNDLES) as running:
         yield running.mesh
+
+
+@pytest.fixture(scope="session")
+def postgres_site() -> Iterator[postgres_mesh.Site]:
+    """PostgreSQL behind an Envoy, another Envoy beside its clients, a PDP. Tests share it."""
+    # A connection that is closed again at once is in PostgreSQL's log too.
+    with (
+        postgres_server({"log_connections": "on"}) as postgres,
+        tempfile.TemporaryDirectory(prefix="authz-") as directory,
+        postgres_mesh.running_site(Path(directory), postgres) as site,
+    ):
+        yield site

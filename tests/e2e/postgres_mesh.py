@@ -42,6 +42,7 @@ HOST = "orders-db.internal"
 TARGET = f"{HOST}:5432"
 AUDIENCE = f"tcp://{HOST}"
 GREETING = b"220 mail.internal speaks first\r\n"
+SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"  # PostgreSQL answers one byte
 SHORT_S = "0.5s"  # the whole life of a connection by `short` and `short_tunnel`
 
 DATABASE = SpiffeId.parse(f"{DOMAIN.uri}/service/orders-db")
@@ -57,23 +58,23 @@ _MODEL = """\
 r = sub, chain, act, obj
 
 [policy_definition]
-p = id, kind, resource, scope, eft
+p = id, kind, resource, uri, scope, eft
 
 [policy_effect]
 e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
 
 [matchers]
 m = r.act.protocol == "tcp" && r.sub.kind == p.kind && r.obj.resource == p.resource && \\
-    (p.scope == "" || p.scope in r.chain.scope)
+    (p.uri == "" || r.obj.uri == p.uri) && (p.scope == "" || p.scope in r.chain.scope)
 """
 _RULES = {
     "databases": """\
-p, orders-service, service, orders-db, , allow
-p, orders-agent, agent, orders-db, orders.read, allow
-p, mail-service, service, mail, , allow
+p, orders-service, service, orders-db, , , allow
+p, orders-agent, agent, orders-db, tcp://orders-db.internal:5432, orders.read, allow
+p, mail-service, service, mail, , , allow
 """,
     # Who may reach payroll is another team's business: the same service is refused there.
-    "payroll": "p, payroll-service, service, payroll-db, payroll.read, allow\n",
+    "payroll": "p, payroll-service, service, payroll-db, , payroll.read, allow\n",
 }
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -106,11 +107,22 @@ class Site:
         return context
 
     def open(
-        self, listener: str, client: str, *, server_name: str = HOST, alpn: Sequence[str] = ()
+        self,
+        listener: str,
+        client: str,
+        *,
+        server_name: str = HOST,
+        alpn: Sequence[str] = (),
+        before_tls: bytes = b"",
     ) -> ssl.SSLSocket:
-        """Open a TLS connection to `listener` with the SVID of `client`, and send nothing."""
+        """Open a TLS connection to `listener` with the SVID of `client`, and send nothing in it."""
         plain = socket.create_connection(("127.0.0.1", self.inbound.ports[listener]), timeout=15)
-        return self.tls(client, alpn).wrap_socket(plain, server_hostname=server_name)
+        try:
+            plain.sendall(before_tls)
+            return self.tls(client, alpn).wrap_socket(plain, server_hostname=server_name)
+        except OSError:  # `ssl.SSLError` is one
+            plain.close()
+            raise
 
     def connect(self, port: str) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as a plain client of `outbound`, which knows of no TLS. Raises on a denial."""
@@ -149,6 +161,19 @@ class Site:
     def start_pdp(self) -> None:
         """Start the PDP again."""
         self.pdp = _start_pdp(self.directory, self.group)
+
+
+def first_bytes(connection: socket.socket) -> bytes:
+    """Return what the peer says next."""
+    return connection.recv(65536)
+
+
+def ended(connection: socket.socket) -> bool:
+    """Tell whether the peer closes, be it by a TLS alert, and says nothing before."""
+    try:
+        return connection.recv(65536) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
 
 
 @contextmanager
@@ -291,6 +316,12 @@ def _bent(listeners: dict[str, Tree]) -> list[Tree]:
     manager["route_config"]["virtual_hosts"][0]["domains"] = ["*"]
     manager["http2_protocol_options"]["allow_connect"] = True
 
+    # The port taken off, as an HTTP point has it: one destination is as good as another.
+    stripped, chain = bent("stripped", "tunnel")
+    manager = chain["filters"][0]["typed_config"]
+    manager["strip_any_host_port"] = True
+    manager["route_config"]["virtual_hosts"][0]["domains"] = [HOST]
+
     # TLS that is passed on: nobody proves anything to this Envoy.
     passing, chain = bent("passing", "orders")
     del chain["transport_socket"]
@@ -298,7 +329,7 @@ def _bent(listeners: dict[str, Tree]) -> list[Tree]:
     # The listener's labels are in no node metadata: it says nothing of itself.
     unsaid, chain = bent("unsaid", "orders")
     chain["filters"][0]["typed_config"]["bootstrap_metadata_labels_key"] = "authz.nowhere"
-    return [early, short, short_tunnel, proxied, anywhere, passing, unsaid]
+    return [early, short, short_tunnel, proxied, anywhere, stripped, passing, unsaid]
 
 
 def _outbound(directory: Path, inbound: RunningEnvoy) -> Tree:

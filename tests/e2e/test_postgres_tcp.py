@@ -1,14 +1,9 @@
 """PostgreSQL behind Envoy: who gets in, on whose behalf, and what the ledger says of it."""
 
-import socket
-import ssl
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,28 +16,18 @@ from tests.e2e.postgres_mesh import (
     CLIENTS,
     GREETING,
     HOST,
+    SSL_REQUEST,
     TARGET,
     Site,
-    running_site,
+    ended,
+    first_bytes,
 )
 from tests.e2e.waiting import until
-from tests.postgres_server import postgres_server
-
-pytestmark = pytest.mark.xdist_group("postgres_tcp")
 
 
-SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"  # PostgreSQL answers one byte
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    # A connection that is closed again at once is in PostgreSQL's log too.
-    with (
-        postgres_server({"log_connections": "on"}) as postgres,
-        tempfile.TemporaryDirectory(prefix="authz-") as directory,
-        running_site(Path(directory), postgres) as site,
-    ):
-        yield site
+@pytest.fixture
+def site(postgres_site: Site) -> Site:
+    return postgres_site
 
 
 def answer(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
@@ -67,18 +52,6 @@ def direct(site: Site, listener: str, client: str = "orders") -> psycopg.Connect
         sslkey=str(site.directory / f"{client}.key.pem"),
         connect_timeout=15,
     )
-
-
-def first_bytes(connection: socket.socket) -> bytes:
-    return connection.recv(65536)
-
-
-def ended(connection: socket.socket) -> bool:
-    """Tell whether the peer closes, be it by a TLS alert, and says nothing before."""
-    try:
-        return connection.recv(65536) == b""
-    except (ssl.SSLError, ConnectionError):
-        return True
 
 
 def only_record(site: Site, before: int) -> dict[str, Any]:
