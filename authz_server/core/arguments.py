@@ -9,7 +9,7 @@ long to be searched, and a member whose name differs only by letter case, which 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,10 @@ from authz_server.core import limits
 from authz_server.core.attributes import AMBIGUOUS, AttributeMap, AttributeValue
 from authz_server.core.errors import InvalidValueError
 
+Spellings = Callable[[str], int]
+
 _ABSENT: Final = object()
+_FEW: Final = 16  # names that are counted sooner than a table of them is made
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")  # RFC 6901 §4: no leading zeros
 _ESCAPE_FAULT: Final = re.compile(r"~(?![01])")  # RFC 6901 §3
 
@@ -58,7 +61,7 @@ def declared(declaration: Declaration, document: object) -> dict[str, AttributeV
     One that the document lacks is None, one of another shape than declared is `AMBIGUOUS`. Time is
     linear in the declaration and in the members of the containers that its pointers pass.
     """
-    spellings: dict[int, Counter[str]] = {}
+    spellings: dict[int, Spellings] = {}
     return {name: _resolve(pointer, document, spellings) for name, pointer in declaration.items()}
 
 
@@ -87,7 +90,7 @@ class NamedArguments(Mapping[str, AttributeValue]):
     def __init__(self, named: Mapping[str, object], declared: AttributeMap) -> None:
         self._named = named
         self._declared = declared
-        self._spellings: Counter[str] | None = None
+        self._spellings: Spellings | None = None
 
     def __getitem__(self, name: str) -> AttributeValue:
         if name in self._declared:
@@ -107,9 +110,7 @@ class NamedArguments(Mapping[str, AttributeValue]):
         return len(self._named.keys() | self._declared.keys())
 
 
-def _resolve(
-    pointer: Pointer, document: object, spellings: dict[int, Counter[str]]
-) -> AttributeValue:
+def _resolve(pointer: Pointer, document: object, spellings: dict[int, Spellings]) -> AttributeValue:
     value = document
     for token in pointer.tokens:
         if isinstance(value, dict):
@@ -128,14 +129,15 @@ def _resolve(
     return attribute_value(value)
 
 
-def _spellings(members: Mapping[str, object]) -> Counter[str]:
-    """Count the names that are one name to a reader that ignores letter case."""
-    return Counter(map(str.casefold, members))
+def _spellings(members: Mapping[str, object]) -> Spellings:
+    """Return how often a case-folded name stands among `members`."""
+    folded = list(map(str.casefold, members))
+    return folded.count if len(folded) <= _FEW else Counter(folded).__getitem__
 
 
-def _member(members: Mapping[str, object], name: str, spellings: Counter[str]) -> object:
+def _member(members: Mapping[str, object], name: str, spellings: Spellings) -> object:
     """Return the member `name`, `_ABSENT` or `AMBIGUOUS`."""
     present = name in members
-    if spellings[name.casefold()] != present:
+    if spellings(name.casefold()) != present:
         return AMBIGUOUS
     return members[name] if present else _ABSENT

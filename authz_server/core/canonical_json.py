@@ -17,6 +17,7 @@ is written again from a copy in which names are in order and odd numbers spelt o
 """
 
 import json
+import re
 from typing import Final
 
 from authz_server.core.errors import InvalidValueError
@@ -28,10 +29,10 @@ _SORTING: Final = json.JSONEncoder(
 _PLAIN: Final = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, sort_keys=False, separators=(",", ":")
 )
-# What an odd number cannot be written without, in a text whose digits, ends and signs are alike.
-# Other texts may have it too.
-_ALIKE: Final = bytes.maketrans(b"123456789]}+", b"000000000,,-")
-_ODD_FORMS: Final = (b".0,", b"0e-")
+# What an odd number cannot be written without; other texts may have it too. Two expressions, since
+# one with an alternative has no fixed beginning to search for and takes ten times as long.
+_WHOLE: Final = re.compile(rb"\.0(?:[,\]}]|\Z)")
+_EXPONENT: Final = re.compile(rb"e[-+][0-9]")
 # Stands around a spelt-out number until its quotes are taken off: no text with a form has it.
 _MARK: Final = "\udfff"
 _NEVER_ODD: Final = frozenset({str, int, bool, type(None)})
@@ -61,8 +62,7 @@ def _in_order(text: str) -> bool:
 
 
 def _may_be_odd(data: bytes) -> bool:
-    alike = data.translate(_ALIKE)
-    return alike.endswith(b".0") or any(form in alike for form in _ODD_FORMS)
+    return _EXPONENT.search(data) is not None or _WHOLE.search(data) is not None
 
 
 def _is_odd(number: float) -> bool:

@@ -9,6 +9,7 @@ cost most run only where a count over the bytes says that there may be something
 
 import json
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Final, NoReturn
 
@@ -26,16 +27,45 @@ _EXACT_CHARS_MAX = 16  # 15 digits and the point
 _BLANKS: Final = b" \t\n\r"  # RFC 8259 §2
 _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_DIGITS: Final = b"0" * 16  # 2**53-1 has as many; every shorter integer is smaller
+_SURROGATE: Final = re.compile(rb"\\u[dD]")
 # SECURITY: the closing quote is optional and the quantifiers possessive, so that an unterminated
 # string is consumed once and text without an end costs linear, not quadratic, time.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
-def loads(data: bytes, *, depth_max: int, members_max: int) -> JsonValue:
+def exact(text: str) -> float:
+    """Return a JSON number that is not spelled as an integer; `parse_float` of `loads`.
+
+    Raises `InvalidValueError` if a double does not hold it.
+    """
+    number = float(text)
+    if len(text) > _EXACT_CHARS_MAX or "e" in text or "E" in text:
+        _check_exact(text, number)
+    return number
+
+
+def exact_or_whole(text: str) -> float:
+    """Return the same as `exact`, a whole number as an integer: JSON has one kind of number."""
+    number = float(text)
+    if len(text) > _EXACT_CHARS_MAX or "e" in text or "E" in text:
+        _check_exact(text, number)
+    if number.is_integer() and -limits.JSON_INTEGER_MAX <= number <= limits.JSON_INTEGER_MAX:
+        return int(number)
+    return number
+
+
+def loads(
+    data: bytes,
+    *,
+    depth_max: int,
+    members_max: int,
+    parse_float: Callable[[str], float] = exact,
+) -> JsonValue:
     """Return the value that `data` spells, provided that every JSON reader would agree on it.
 
     `depth_max` bounds nesting (a scalar has depth 0, `[]` has 1), `members_max` the array elements
-    and object members of the whole text. The caller bounds the length of `data`. Time is linear.
+    and object members of the whole text. The caller bounds the length of `data`. `parse_float`,
+    `exact` or `exact_or_whole`, reads numbers with a fraction or an exponent. Time is linear.
 
     Raises `InvalidValueError` for anything else; its text never quotes the input.
     """
@@ -45,10 +75,10 @@ def loads(data: bytes, *, depth_max: int, members_max: int) -> JsonValue:
     # Refuse before anything is built: each comma outside a string separates two members.
     if commas > members_max and _STRING.sub(b"", data).count(b",") > members_max:
         raise InvalidValueError("JSON has too many members")
-    value = _scan(data, text)
+    value = _scan(data, text, parse_float)
     if openings > depth_max or openings + commas > members_max:
         _check_shape(value, depth_max, members_max)
-    if b"\\" in data and ("\\ud" in text or "\\uD" in text):
+    if b"\\" in data and _SURROGATE.search(data):
         _check_surrogates(value)
     return value
 
@@ -62,18 +92,20 @@ def _decode(data: bytes) -> str:
         raise InvalidValueError("JSON is not valid UTF-8") from error
 
 
-def _scan(data: bytes, text: str) -> JsonValue:
+def _scan(data: bytes, text: str, parse_float: Callable[[str], float]) -> JsonValue:
     # Longer runs of digits outside integers are as if they were inside: the slower way is as right.
     squeezed = data.translate(_DIGITS_ALIKE, _BLANKS)
     counted = _MemberCount()
     decoder = json.JSONDecoder(
         object_hook=counted.add,
         parse_int=_integer if _LONG_DIGITS in squeezed else None,
-        parse_float=_float,
+        parse_float=parse_float,
         parse_constant=_constant,
     )
     value = _decoded(decoder, text)
-    return value if _no_name_stands_twice(squeezed, counted.members) else _decoded(_PRECISE, text)
+    if not _no_name_stands_twice(squeezed, counted.members):
+        _decoded(_PAIRS, text)
+    return value
 
 
 def _decoded(decoder: json.JSONDecoder, text: str) -> JsonValue:
@@ -113,12 +145,10 @@ def _no_name_stands_twice(squeezed: bytes, members: int) -> bool:
     return b'\\\\":' not in squeezed and names_max - squeezed.count(b'\\":') == members
 
 
-def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
+def _object(pairs: list[tuple[str, JsonValue]]) -> None:
+    if len(dict(pairs)) != len(pairs):
         # RFC 8259 §4: with duplicate names, what a receiver does is unpredictable.
         raise InvalidValueError("JSON object has a duplicate key")
-    return members
 
 
 def _integer(digits: str) -> int:
@@ -130,13 +160,9 @@ def _integer(digits: str) -> int:
     raise InvalidValueError("JSON integer is outside +-(2^53-1)")
 
 
-def _float(text: str) -> float:
-    number = float(text)
-    if len(text) <= _EXACT_CHARS_MAX and "e" not in text and "E" not in text:
-        return number
+def _check_exact(text: str, number: float) -> None:
     if repr(number) != text and not _is_exact(text, number):
         raise InvalidValueError("JSON number is not one a double holds")
-    return number
 
 
 def _is_exact(text: str, number: float) -> bool:
@@ -182,9 +208,5 @@ def _check_surrogates(value: JsonValue) -> None:
         raise InvalidValueError("JSON is nested too deep") from error
 
 
-_PRECISE: Final = json.JSONDecoder(
-    object_pairs_hook=_object,
-    parse_int=_integer,
-    parse_float=_float,
-    parse_constant=_constant,
-)
+# Finds names that stand twice. Everything else about the text has been checked by then.
+_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_object)

@@ -26,7 +26,7 @@ from authz_server.core.decision import Verdict
 from authz_server.reload.loader import load_snapshot
 from authz_server.servers.check_service import decide
 from authz_server.settings import load_settings
-from tests.bench import load, mesh
+from tests.bench import bench_protocols, load, mesh
 from tests.bench.processes import cores, cpu_us, on_core, wait_until
 from tests.pdp_site import RULES, PdpSite
 
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         f"python {platform.python_version()}, grpcio {grpc.__version__}, {os.cpu_count()} cores, "
         f"load by {load.client_name()}, {options.requests} calls a figure\n"
     )
+    bench_protocols.report(options.requests // 10)
     extra = [f"p, other-{n}, GET, /area{n}/*, data.read, , allow" for n in range(RULE_COUNT)]
     rules = (*RULES, *extra)[:RULE_COUNT]
     with tempfile.TemporaryDirectory() as directory:

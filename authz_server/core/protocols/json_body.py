@@ -29,6 +29,7 @@ def document(http: HttpRequest, media_types: frozenset[str] = JSON) -> JsonValue
             http.body,
             depth_max=limits.JSON_DEPTH_MAX,
             members_max=limits.JSON_MEMBERS_MAX,
+            parse_float=strict_json.exact_or_whole,
         )
     except InvalidValueError as error:
         raise _malformed(f"body is not strict JSON: {error}") from error

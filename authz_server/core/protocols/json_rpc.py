@@ -4,9 +4,8 @@ Strict because two readers must agree: members that differ from the defined ones
 batches and unknown members are refused, beside what `json_body` refuses.
 """
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from authz_server.core.errors import Reason, RequestFault
@@ -43,15 +42,20 @@ def parse(http: HttpRequest, media_types: frozenset[str] = JSON) -> Message:
     return _message(value)
 
 
-@contextlib.contextmanager
-def answered_to(id_json: str | None) -> Iterator[None]:
+class answered_to:  # noqa: N801 -- a context manager, as in `contextlib`
     """Tell a fault raised inside by which id its answer is to be known."""
-    try:
-        yield
-    except RequestFault as fault:
-        if fault.json_rpc_id is None:
-            fault.json_rpc_id = id_json
-        raise
+
+    __slots__ = ("_id_json",)
+
+    def __init__(self, id_json: str | None) -> None:
+        self._id_json = id_json
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, RequestFault) and error.json_rpc_id is None:
+            error.json_rpc_id = self._id_json
 
 
 def _message(value: Mapping[str, object]) -> Message:
@@ -61,7 +65,7 @@ def _message(value: Mapping[str, object]) -> Message:
     if value.get("jsonrpc") != "2.0":
         raise _malformed("`jsonrpc` is not `2.0`")
     identifier = _id(value)
-    id_json = json.dumps(identifier) if identifier is not None else None
+    id_json = _id_json(identifier)
     with answered_to(id_json):
         method = value.get("method")
         if not isinstance(method, str | None) or ("method" in value and method is None):
@@ -87,6 +91,12 @@ def _id(value: Mapping[str, object]) -> str | int | None:
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         return identifier
     raise _malformed("`id` is not a short string or an integer")
+
+
+def _id_json(identifier: str | int | None) -> str | None:
+    if isinstance(identifier, str):
+        return json.dumps(identifier)
+    return None if identifier is None else str(identifier)
 
 
 def _malformed(detail: str) -> RequestFault:
