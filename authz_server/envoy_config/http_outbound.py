@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions, Http2ProtocolOptions
+from envoy_data_plane.envoy.config.core.v3 import (
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    TrafficDirection,
+)
 from envoy_data_plane.envoy.config.listener.v3 import FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     Route,
@@ -112,6 +116,7 @@ def listener(way: HttpOutbound) -> Listener:
         name=way.name,
         address=bound(way.listen),
         per_connection_buffer_limit_bytes=_BUFFER_BYTES_MAX,
+        traffic_direction=TrafficDirection.OUTBOUND,
         filter_chains=[FilterChain(filters=[manager])],
     )
 
