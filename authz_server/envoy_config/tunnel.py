@@ -7,8 +7,8 @@ as a request, and what follows is passed on as bytes. What Envoy 1.40 does with 
   without a port is answered 400, one that no virtual host names 404, and nobody is asked;
 - `strip_any_host_port` takes the port off a CONNECT too, so that port 22 would do for 5432;
 - with `with_request_body` the filter waits for the end of the tunnel before it asks;
-- a denied tunnel has no connection to the upstream; bytes sent ahead of the answer are dropped, and
-  with `reject_connect_request_early_data` they spoil the tunnel even if it is allowed.
+- a denied tunnel has no connection to the upstream, and bytes sent ahead of the answer are dropped;
+  `reject_connect_request_early_data` ends one that is allowed, unless it is connected already.
 """
 
 from datetime import timedelta

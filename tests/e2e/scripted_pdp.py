@@ -1,7 +1,8 @@
 """An Envoy whose PDP says what a test tells it to, and keeps the bytes it was asked with.
 
 Listeners: `raw` sends headers and bodies as bytes, as we render it; `text` sends both as text, and
-`text_no_body` headers only; `mtls` is `raw` behind mutual TLS; `tcp` is the network filter.
+`text_no_body` headers only; `mtls` is `raw` behind mutual TLS; `tcp` is the network filter, and
+`proxied` that filter behind mutual TLS, and before it a PROXY header that is believed.
 """
 
 import copy
@@ -25,6 +26,9 @@ from tests.e2e.envoy_profiles import RunningEnvoy, Surroundings, Tree, default, 
 BODY_BYTES_MAX = 1024  # longer bodies reach the PDP cut
 FORGED = "forged-by-the-upstream"
 METADATA_HEADER = "x-test-metadata"  # of every answer: the dynamic metadata of the decision
+
+PROXY_FILTER = "envoy.filters.listener.proxy_protocol"
+TLV_TYPE = 0xE0  # the first of those that PROXY v2 leaves to applications
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -103,7 +107,8 @@ def _tree(around: Surroundings) -> Tree:
     _filter(text)["encode_raw_headers"] = False
     _filter(text_no_body)["encode_raw_headers"] = False
     del _filter(text_no_body)["with_request_body"]
-    tree["static_resources"]["listeners"] = [mutual, plain, text, text_no_body, _tcp(plain)]
+    listeners = [mutual, plain, text, text_no_body, _tcp(plain), _proxied(mutual)]
+    tree["static_resources"]["listeners"] = listeners
     return tree
 
 
@@ -174,6 +179,21 @@ def _tcp(plain: Tree) -> Tree:
             ]
         }
     ]
+    return listener
+
+
+def _proxied(mutual: Tree) -> Tree:
+    listener = _tcp(mutual) | {"name": "proxied"}
+    chain = listener["filter_chains"][0]
+    chain["transport_socket"] = mutual["filter_chains"][0]["transport_socket"]
+    settings = {
+        "@type": f"{_EXTENSIONS}.filters.listener.proxy_protocol.v3.ProxyProtocol",
+        "rules": [{"tlv_type": TLV_TYPE, "on_tlv_present": {"key": "delegation"}}],
+    }
+    listener["listener_filters"] = [{"name": PROXY_FILTER, "typed_config": settings}]
+    asking = chain["filters"][0]["typed_config"]
+    asking["include_peer_certificate"] = True
+    asking["metadata_context_namespaces"] = [PROXY_FILTER]
     return listener
 
 

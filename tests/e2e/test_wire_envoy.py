@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -26,7 +28,15 @@ from authz_server.servers.answer import LAST_RESORT
 from authz_server.servers.wire import access_request, check_response
 from tests.e2e.forge import Authority, spiffe
 from tests.e2e.raw_http import Answer, NoAnswerError, RawConnection, exchange
-from tests.e2e.scripted_pdp import BODY_BYTES_MAX, FORGED, METADATA_HEADER, Scripted, running
+from tests.e2e.scripted_pdp import (
+    BODY_BYTES_MAX,
+    FORGED,
+    METADATA_HEADER,
+    PROXY_FILTER,
+    TLV_TYPE,
+    Scripted,
+    running,
+)
 
 ID = "0193a5b2-7e6f-7c3d-9a1b-2f6d5c4b3a29"
 NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
@@ -222,6 +232,53 @@ def test_a_tcp_connection_has_no_http_request(scripted: Scripted) -> None:
     assert read.http is None
     assert read.source_address == "127.0.0.1"
     assert read.listener == f"127.0.0.1:{scripted.port('tcp')}"
+
+
+# --- why a PROXY header carries no delegation (docs/adr/0056) --------------------------------
+
+
+def proxy_header(*tlvs: bytes) -> bytes:
+    """Return a PROXY v2 header from 10.1.2.3 to 10.9.9.9 with these values of `TLV_TYPE`."""
+    addresses = bytes([10, 1, 2, 3, 10, 9, 9, 9]) + struct.pack("!HH", 1111, 5432)
+    body = addresses + b"".join(struct.pack("!BH", TLV_TYPE, len(tlv)) + tlv for tlv in tlvs)
+    return b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H", len(body)) + body
+
+
+def behind_header(scripted: Scripted, header: bytes, tls: ssl.SSLContext) -> AccessRequest:
+    """Connect behind `header`; return what we make of the check."""
+    scripted.told(ALLOW)
+    address = ("127.0.0.1", scripted.port("proxied"))
+    with socket.create_connection(address, timeout=10) as plain:
+        plain.sendall(header)
+        with tls.wrap_socket(plain) as connection:
+            connection.sendall(request())
+            assert connection.recv(1)
+    (check,) = scripted.checks
+    return access_request(check)
+
+
+def test_whoever_is_on_the_way_writes_the_header(
+    scripted: Scripted, client_tls: ssl.SSLContext
+) -> None:
+    """A relay needs no key: the caller's certificate, and beside it what the relay said."""
+    read = behind_header(scripted, proxy_header(b"chain-of-the-relay"), client_tls)
+    assert str(peer_identity(read.peer_certificate).spiffe_id) == spiffe("agent/narrow")
+    assert read.metadata == {PROXY_FILTER: {"delegation": "chain-of-the-relay"}}
+    # The addresses of the connection are the relay's words too, and nothing tells of it.
+    assert (read.source_address, read.listener) == ("10.1.2.3", "10.9.9.9:5432")
+    silent = behind_header(scripted, proxy_header(), client_tls)
+    assert (silent.metadata, silent.source_address) == ({}, "10.1.2.3")
+
+
+def test_a_repeated_value_is_seen_once(scripted: Scripted, client_tls: ssl.SSLContext) -> None:
+    """CVE-2026-47692: two chains in one header cannot be denied by whoever sees the first alone."""
+    read = behind_header(scripted, proxy_header(b"first", b"second"), client_tls)
+    assert read.metadata == {PROXY_FILTER: {"delegation": "first"}}
+
+
+def test_bytes_of_a_value_are_replaced(scripted: Scripted, client_tls: ssl.SSLContext) -> None:
+    read = behind_header(scripted, proxy_header(b"\xff\xfe"), client_tls)
+    assert read.metadata == {PROXY_FILTER: {"delegation": "!!"}}
 
 
 # --- what Envoy makes of our answers --------------------------------------------------------
