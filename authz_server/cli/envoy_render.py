@@ -1,12 +1,14 @@
 """`authz-server envoy render`: from a dozen lines to a complete, hardened Envoy configuration."""
 
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import click
 
+from authz_server.cli.envoy_stand_ins import absent_files, with_stand_ins
 from authz_server.cli.terminal import examples
 from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.envoy_config.bootstrap import bootstrap_tree
@@ -57,8 +59,8 @@ Exit codes: 0 rendered; 1 the real Envoy refused it; 2 FILE has faults or cannot
     "--validate",
     "validates",
     is_flag=True,
-    help="Write nothing that the real Envoy refuses; its words go to standard error. "
-    "It reads the certificates that FILE names.",
+    help="Write nothing that the real Envoy refuses; its words go to standard error. Files that "
+    "are not on this machine are stood in for.",
 )
 @click.option("--example", "shows_example", is_flag=True, help="Print a commented file to start.")
 @click.pass_context
@@ -78,15 +80,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     if spec is None:
         raise click.UsageError("give a FILE, `-` for standard input, or `--example`")
     read = _read(spec)
-    tree = _tree(read)
-    if validates and (refusal := complaints(written(tree, Form.JSON))):
+    if validates and (refusal := _refusal(read)):
         click.echo(refusal, err=True)
         ctx.exit(EXIT_NO)
+    tree = _tree(read)
     text = written(tree if what == "bootstrap" else _dynamic(tree), Form(output))
     if target is None:
         click.echo(text, nl=False)
     else:
-        _replace(target, text)
+        _write(target, text)
 
 
 def _starter() -> str:
@@ -103,6 +105,16 @@ def _read(spec: Path) -> EnvoySpec:
     return parse_spec(data, file="<stdin>")
 
 
+def _refusal(spec: EnvoySpec) -> str:
+    """Return what the real Envoy has against `spec`; empty when it accepts it."""
+    with tempfile.TemporaryDirectory(prefix="svid-") as directory:
+        for path in absent_files(spec):
+            note = f"note: `{path}` is not on this machine; validated with a stand-in"
+            click.echo(note, err=True)
+        tree = _tree(with_stand_ins(spec, Path(directory)))
+        return complaints(written(tree, Form.JSON))
+
+
 def _tree(spec: EnvoySpec) -> Tree:
     return bootstrap_tree(
         spec.points, node=spec.node, admin_socket=spec.admin_socket, outbound=spec.outbound
@@ -117,12 +129,19 @@ def _dynamic(bootstrap: Tree) -> Tree:
     return {"node": {"metadata": node["metadata"]}, **resources}
 
 
-def _replace(target: Path, text: str) -> None:
-    """Write `text` so that who reads `target` sees the old file or the new one."""
-    temporary = target.with_name(f".{target.name}.new")
+def _write(target: Path, text: str) -> None:
+    """Write `text` so that who reads `target` sees the old file or the new one.
+
+    What is no file, such as a device or a pipe, is written to and stays what it is.
+    """
     try:
+        if target.exists() and not target.is_file():
+            target.write_text(text)
+            return
+        real = target.resolve()  # a link stays a link
+        temporary = real.with_name(f".{real.name}.new")
         temporary.write_text(text)
-        temporary.replace(target)
+        temporary.replace(real)
     except OSError as error:
         message = f"cannot be written: {error.strerror}"
         raise ConfigurationError([Fault(file=str(target), message=message)]) from error
