@@ -31,7 +31,9 @@ NOT_RUN: Final = (
 
 def targets() -> tuple[Path, ...]:
     """Return every directory that is applied as it is."""
-    found = [HERE / "base", *(HERE / "overlays").iterdir(), *(HERE / "examples").iterdir()]
+    found = [HERE / "base"]
+    for kind in ("overlays", "jobs", "examples"):
+        found += (HERE / kind).iterdir()
     return tuple(sorted(path for path in found if (path / "kustomization.yaml").exists()))
 
 

@@ -41,7 +41,8 @@ def shown(faults: Sequence[Fault]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "directory", ["base", CENTRAL, DAEMONSET, SIDECAR, *EXAMPLES, "examples/agentgateway"]
+    "directory",
+    ["base", CENTRAL, DAEMONSET, SIDECAR, "jobs/migrate", *EXAMPLES, "examples/agentgateway"],
 )
 def test_what_we_ship_has_no_fault(directory: str) -> None:
     assert shown(every_fault(built(directory))) == []
@@ -51,7 +52,8 @@ def test_what_we_ship_has_no_fault(directory: str) -> None:
 
 def test_every_directory_that_is_applied_is_checked() -> None:
     names = {str(path.relative_to(K8S)) for path in check.targets()}
-    assert names == {"base", CENTRAL, DAEMONSET, SIDECAR, *EXAMPLES, "examples/agentgateway"}
+    applied = {"base", CENTRAL, DAEMONSET, SIDECAR, "jobs/migrate"}
+    assert names == {*applied, *EXAMPLES, "examples/agentgateway"}
 
 
 def _pdp(change: Damage) -> Damage:
