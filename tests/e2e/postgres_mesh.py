@@ -1,8 +1,8 @@
 """PostgreSQL behind an Envoy, another Envoy beside its clients, and one PDP.
 
 `inbound` stands in front of the database. Its listeners, as rendered: `orders` and `payroll` admit
-raw connections, each judged by a bundle of its own; `tunnel` admits CONNECT; `greeting` leads to a
-server that speaks first. And bent copies of them (`_bent`), each for what one setting is for.
+raw connections, each judged by a bundle of its own; `tunnel` admits CONNECT; `greeting` and
+`greeting_tunnel` lead to a server that speaks first. And bent copies of them (`_bent`), each for what one setting is for.
 `outbound` has a port for each client: `<client>_raw` and `<client>_tunnel`.
 """
 
@@ -41,6 +41,7 @@ ALICE, BOB = "alice@example.org", "bob@example.org"
 HOST = "orders-db.internal"
 TARGET = f"{HOST}:5432"
 AUDIENCE = f"tcp://{HOST}"
+MAIL = "mail.internal:25"
 GREETING = b"220 mail.internal speaks first\r\n"
 SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"  # PostgreSQL answers one byte
 SHORT_S = "0.5s"  # the whole life of a connection by `short` and `short_tunnel`
@@ -270,11 +271,13 @@ def _inbound(directory: Path, postgres: PostgresServer, greeter: int) -> Tree:
             **(usual | rest),
         )
 
+    mail = TcpAddress("127.0.0.1", greeter)
     points = [
         point("orders", "orders-db", "databases", domains=(HOST,)),
         point("payroll", "payroll-db", "payroll", domains=("payroll-db.internal",)),
         point("tunnel", "orders-db", "databases", tunnels=(TARGET,), require_delegation=True),
-        point("greeting", "mail", "databases", upstream=TcpAddress("127.0.0.1", greeter)),
+        point("greeting", "mail", "databases", upstream=mail),
+        point("greeting_tunnel", "mail", "databases", upstream=mail, tunnels=(MAIL,)),
     ]
     tree: Tree = bootstrap_tree(points, node="db", admin_socket=directory / "inbound.sock")
     listeners = tree["static_resources"]["listeners"]

@@ -16,6 +16,7 @@ from tests.e2e.postgres_mesh import (
     CLIENTS,
     GREETING,
     HOST,
+    MAIL,
     SSL_REQUEST,
     TARGET,
     Site,
@@ -180,6 +181,20 @@ def test_a_server_that_speaks_first_says_nothing_before_the_verdict(site: Site) 
     with site.open("greeting", "orders") as connection:
         connection.sendall(b"EHLO\r\n")
         assert first_bytes(connection) == GREETING
+
+
+def test_through_a_tunnel_a_server_may_speak_first(site: Site) -> None:
+    head = f"CONNECT {MAIL} HTTP/1.1\r\nHost: {MAIL}\r\n\r\n".encode()
+    with site.open("greeting_tunnel", "orders") as connection:
+        connection.sendall(head)
+        said = b""
+        while not said.endswith(GREETING):
+            assert (data := first_bytes(connection))
+            said += data
+        assert said.startswith(b"HTTP/1.1 200")
+    with site.open("greeting_tunnel", "assistant") as connection:
+        connection.sendall(head)
+        assert first_bytes(connection).startswith(b"HTTP/1.1 403")
 
 
 # --- tunnels ---------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_a_tcp_connection_has_no_http_request(scripted: Scripted) -> None:
     assert read.listener == f"127.0.0.1:{scripted.port('tcp')}"
 
 
-# --- why a PROXY header carries no delegation (docs/adr/0056) --------------------------------
+# --- why a PROXY header carries no delegation (docs/adr/0055) --------------------------------
 
 
 def proxy_header(*tlvs: bytes) -> bytes:
