@@ -114,10 +114,12 @@ class Targets(BaseModel):
     trust_domain: Domain
     issuer: IssuerSettings
     agents: dict[Text, FilePath]
-    targets: tuple[Target, ...] = Field(min_length=1)
+    targets: tuple[Target, ...]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not self.targets:
+            refuse_all([(("targets",), "must not be empty")])
         names = [target.name for target in self.targets]
         doubled = (index for index, name in enumerate(names) if name in names[:index])
         refuse_all([(("targets", index, "name"), "is given twice") for index in doubled])

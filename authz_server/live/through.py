@@ -6,7 +6,7 @@ that counts on anything else is refused instead of asked as something else.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from authz_server.core.attributes import AttributeMap, Protocol
@@ -43,12 +43,11 @@ class Answered:
     observed: Observed
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LiveEnvoys:
     """Asks the live Envoys of `targets`; an `Asker` of `policy.consistency`."""
 
     targets: Targets
-    answers: list[Answered] = field(default_factory=list)
 
     def ask(self, step: Step) -> Said:
         """Send `step` to every target of its bundle and protocol; return what they all say.
@@ -82,9 +81,7 @@ class LiveEnvoys:
                 f"{_where(step)}: no request to {target.name} brings about {', '.join(missing)}"
             )
         observed = LiveAsker(self.targets).ask(target, step.attributes)
-        answered = Answered(target=target, step=step, observed=observed)
-        self.answers.append(answered)
-        return answered
+        return Answered(target=target, step=step, observed=observed)
 
 
 def said(answered: Answered) -> Said:
