@@ -10,6 +10,7 @@ from rich.console import Console
 from authz_server.cli.explain import explain_tree
 from authz_server.cli.reasons import SENTENCES, in_words
 from authz_server.core.decision import ApprovalRecord, Decision, TicketRecord
+from authz_server.core.enforcement import Mode
 from authz_server.core.errors import Reason
 from authz_server.core.record import decision_json
 from tests.ledger_samples import ALICE, ASSISTANT, BOB, ISSUER, NOON, RESEARCHER, allow, chain, deny
@@ -47,6 +48,13 @@ def test_leads_from_the_subject_through_each_actor_to_the_action() -> None:
         for part in (f"on behalf of {ALICE}", f"acts {ASSISTANT}", f"acts {RESEARCHER}", "asks mcp")
     ]
     assert depths == [0, 1, 2, 3]
+
+
+def test_a_verdict_that_was_only_observed_is_not_taken_for_an_enforced_one() -> None:
+    observed = of(deny(mode=Mode.SHADOW))
+    assert observed.startswith("DENY not enforced decision d1")
+    assert "in shadow mode: the request passed, whatever the verdict" in observed
+    assert "shadow" not in of(deny())
 
 
 def test_names_owner_proof_lifetime_and_scope_of_each_hop() -> None:

@@ -160,6 +160,9 @@ def test_ocsf_says_what_became_of_it(
     assert event is not None
     found = (event["activity_id"], event["action_id"], event["disposition_id"])
     assert found == (activity, action, disposition)
+    # What became of the action, not of the verdict: a denial that was not enforced let it pass.
+    passed = SAMPLES[name].passes
+    assert event["status_id"] == (1 if passed else 2)
 
 
 def test_ocsf_names_the_parties_and_the_rule() -> None:
