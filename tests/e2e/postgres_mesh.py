@@ -2,7 +2,8 @@
 
 `inbound` stands in front of the database. Its listeners, as rendered: `orders` and `payroll` admit
 raw connections, each judged by a bundle of its own; `tunnel` admits CONNECT; `greeting` and
-`greeting_tunnel` lead to a server that speaks first. And bent copies of them (`_bent`), each for what one setting is for.
+`greeting_tunnel` lead to a server that speaks first. And bent copies of them (`_bent`), each for
+what one setting is for.
 `outbound` has a port for each client: `<client>_raw` and `<client>_tunnel`.
 """
 

@@ -189,7 +189,8 @@ def test_through_a_tunnel_a_server_may_speak_first(site: Site) -> None:
         connection.sendall(head)
         said = b""
         while not said.endswith(GREETING):
-            assert (data := first_bytes(connection))
+            data = first_bytes(connection)
+            assert data
             said += data
         assert said.startswith(b"HTTP/1.1 200")
     with site.open("greeting_tunnel", "assistant") as connection:

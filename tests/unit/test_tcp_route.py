@@ -7,11 +7,13 @@ import pytest
 
 from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from authz_server.core.attributes import Protocol
+from authz_server.core.chain import DelegationPolicy
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.paths import canonical_destination
 from authz_server.core.pdp import decide, read_operation
 from authz_server.core.request import AccessRequest, Headers, HttpRequest, RouteContext
 from authz_server.core.spiffe import SpiffeId
+from authz_server.demo.authority import envoy_certificate
 from authz_server.servers.wire import access_request
 from tests.harness.world import World, spiffe_id
 
@@ -130,6 +132,26 @@ def test_the_record_names_bundle_and_resource_of_a_listener() -> None:
     )
     assert decision.environment is not None
     assert decision.environment.sni == "orders-db.example"
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"), [("true", Reason.DELEGATION_REQUIRED), ("false", None)]
+)
+def test_a_listener_can_require_what_no_connection_carries(
+    told: str, reason: Reason | None
+) -> None:
+    """Stricter than the server, never laxer, as a route of HTTP."""
+    world = World()
+    request = replace(
+        connection({"bundle": "databases", "require_delegation": told}),
+        peer_certificate=envoy_certificate(world.svid("agent/assistant")),
+    )
+    laxer = world.snapshot(
+        delegation=DelegationPolicy(require=False, delegator_trust_domains=frozenset())
+    )
+    decision = decide(request, laxer, world.now)
+    assert decision.reason is (reason or Reason.NO_MATCHING_RULE)
+    assert decide(request, world.snapshot(), world.now).reason is Reason.DELEGATION_REQUIRED
 
 
 # --- a connection ----------------------------------------------------------------------------
