@@ -5,15 +5,12 @@ header and the metadata of Envoy's A2A filter are cross-checks. A path of the HT
 read as that binding and every other path as a JSON-RPC endpoint, so no request can be both.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-import rfc8785
-
-from authz_server.core import limits
+from authz_server.core import canonical_json, limits
 from authz_server.core.arguments import Declaration, declared
 from authz_server.core.attributes import (
     AMBIGUOUS,
@@ -78,7 +75,7 @@ def operation(
         raise RequestFault(
             Reason.UNSUPPORTED_METHOD, "path is not one of A2A's HTTP binding, and no POST"
         )
-    with _answered_as_json_rpc(_NO_ID if named is None else None):
+    with json_rpc.answered_to(_NO_ID if named is None else None):
         query = parse_query(target.query)
         if "_method" in query and query["_method"] != http.method:
             raise RequestFault(Reason.MALFORMED_REQUEST, "query overrides the method")
@@ -103,7 +100,7 @@ def operation(
 def _json_rpc(request: _Request, seen: Mapping[str, object] | None) -> Operation:
     message = json_rpc.parse(request.http, MEDIA_TYPES)
     id_json = message.id_json or _NO_ID
-    with _answered_as_json_rpc(id_json):
+    with json_rpc.answered_to(id_json):
         if message.method is None:
             raise RequestFault(Reason.UNSUPPORTED_METHOD, "an A2A agent asks its caller nothing")
         action, version = json_rpc_action(message.method)
@@ -115,17 +112,6 @@ def _json_rpc(request: _Request, seen: Mapping[str, object] | None) -> Operation
             raise malformed("`params` do not name the task")
         operation = _operation(request, action, version, facts)
         return replace(operation, json_rpc_id=id_json)
-
-
-@contextlib.contextmanager
-def _answered_as_json_rpc(id_json: str | None) -> Iterator[None]:
-    """Tell a fault by which id its answer is to be known."""
-    try:
-        yield
-    except RequestFault as fault:
-        if fault.json_rpc_id is None:
-            fault.json_rpc_id = id_json
-        raise
 
 
 def _names_a_task(action: str) -> bool:
@@ -254,10 +240,7 @@ def _digest(request: _Request, version: Version, facts: Facts) -> str | None:
     covered = {name: value for name, value in covered.items() if value}
     if not covered:
         return None
-    try:
-        canonical = rfc8785.dumps(covered | {"version": str(version)})  # type: ignore[arg-type]
-    except rfc8785.CanonicalizationError as error:
-        raise malformed("params have no canonical form (RFC 8785)") from error
+    canonical = canonical_json.dumps(covered | {"version": str(version)})  # type: ignore[arg-type]
     return hashlib.sha256(canonical).hexdigest()
 
 
