@@ -58,17 +58,18 @@ def parse_spec(data: bytes, *, file: str) -> EnvoySpec:
     if not isinstance(document.value, dict):
         raise ConfigurationError([document.fault((), "must be a mapping; see `--example`")])
     keys = document.value.keys()
-    mixed = sorted(keys & _OF_A_POINT) if _MANY in keys else []
+    mixed = keys & _OF_A_POINT if _MANY in keys else frozenset()
     if mixed:
         wrong = f"belongs into one of `{_MANY}`"
-        raise ConfigurationError(document.key_fault((key,), f"`{key}` {wrong}") for key in mixed)
+        faults = [document.key_fault((key,), f"`{key}` {wrong}") for key in mixed]
+        raise ConfigurationError(_in_order(faults))
     many = _MANY in keys or ("outbound" in keys and not keys & _OF_A_POINT)
     model: type[ManyPoints | OnePoint] = ManyPoints if many else OnePoint
     try:
         spec = model.model_validate(document.value)
     except ValidationError as error:
-        faults = faults_of(error, model, document, Overrides(values={}))
-        raise ConfigurationError(_in_order(faults)) from error
+        found = faults_of(error, model, document, Overrides(values={}))
+        raise ConfigurationError(_in_order(found)) from error
     return _Builder(document, spec).build()
 
 
