@@ -13,7 +13,7 @@ import pytest
 from authz_server.core.enforcement import OBSERVABLE
 from authz_server.core.errors import Reason
 from tests.e2e.attack_mesh import Mesh, running_mesh, set_modes
-from tests.e2e.raw_http import Answer, exchange
+from tests.e2e.raw_http import Answer, NoAnswerError, exchange
 from tests.e2e.test_casebook import SENT_BY_ENVOY, Site, running_site, through_envoy
 from tests.harness import casebook
 
@@ -64,6 +64,15 @@ def test_a_verdict_passes_and_says_what_it_would_have_been(
     assert hit.values("x-authz-mode") == hit.values("x-authz-verdict") == ()
 
 
+def test_a_connection_passes_too(mesh: Mesh) -> None:
+    """There is nobody to tell on a raw connection; the record says it."""
+    before, connections = mesh.ledger.last(), mesh.workload.connections
+    assert ask(mesh, "/", "tcp", "narrow").status == 200
+    (record,) = mesh.ledger.since(before)
+    assert (record.outcome, record.document["mode"]) == ("deny NO_MATCHING_RULE", "shadow")
+    assert mesh.workload.connections == connections + 1
+
+
 def test_it_is_enforced_after_the_switch_and_passed_before(mesh: Mesh) -> None:
     """The switch is in the configuration, which a server reads when it starts."""
     hits = len(mesh.workload.hits)
@@ -78,6 +87,8 @@ def test_it_is_enforced_after_the_switch_and_passed_before(mesh: Mesh) -> None:
         assert (answer.status, answer.headers.get("x-authz-mode")) == (403, None)
         (record,) = mesh.ledger.since(before)
         assert (record.outcome, record.document["mode"]) == ("deny DENIED_BY_RULE", "enforce")
+        with pytest.raises((NoAnswerError, OSError)):
+            ask(mesh, "/", "tcp", "narrow")
         assert len(mesh.workload.hits) == hits + 1
     finally:
         mesh.pdp.terminate()
