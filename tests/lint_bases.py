@@ -31,7 +31,7 @@ _HTTP: Final = EnforcementPoint(
     pdp=(UnixAddress(_RUN / "pdp.sock"),),
     svid=_SVID,
 )
-_POINTS: Final = {
+POINTS: Final = {
     "http": _HTTP,
     "mcp": dataclasses.replace(_HTTP, protocol=Protocol.MCP),
     "grpc": dataclasses.replace(_HTTP, protocol=Protocol.GRPC),
@@ -52,11 +52,11 @@ _POINTS: Final = {
         require_delegation=False,
     ),
 }
-BASES: Final = tuple(_POINTS)
+BASES: Final = tuple(POINTS)
 
 
 @cache
 def base(name: str) -> Tree:
     """Return the bootstrap of an Envoy with one enforcement point. Shared: copy before changing."""
-    tree: Tree = bootstrap_tree([_POINTS[name]], node="n", admin_socket=_RUN / "admin.sock")
+    tree: Tree = bootstrap_tree([POINTS[name]], node="n", admin_socket=_RUN / "admin.sock")
     return tree

@@ -59,6 +59,9 @@ class Sample:
         return changed
 
     def _apply(self, tree: Tree, kind: str) -> None:
+        if "second" in self.values:
+            tree["static_resources"]["listeners"].append(copy.deepcopy(self.values["second"]))
+            return
         part = find(tree, self.values["at"])
         if kind in self.values:
             merge(part, self.values[kind])
@@ -67,6 +70,8 @@ class Sample:
         for place, index in places.items():
             if place in self.values:
                 filters.insert(index, self.values[place])
+        if "and" in self.values:
+            merge(find(tree, self.values["and"]["at"]), self.values["and"]["unsafe"])
         if "network_filter" in self.values:
             part["filters"].insert(1, self.values["network_filter"])
 

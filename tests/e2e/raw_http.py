@@ -4,6 +4,7 @@ Every ordinary client repairs a request before it leaves. An attacker's does not
 this one. Answers are read as RFC 9112 frames them.
 """
 
+import select
 import socket
 import ssl
 from collections.abc import Mapping
@@ -74,6 +75,10 @@ class RawConnection:
         except OSError as error:
             raise NoAnswerError(f"send: {error}") from error
 
+    def is_silent(self) -> bool:
+        """Tell whether nothing has come that was not read yet, nor the end."""
+        return not self._pending and not select.select([self._socket], [], [], 0)[0]
+
     def answer(self, *, to_method: str = "GET") -> Answer:
         """Read the next answer. Raises `NoAnswerError` when the peer closes before its end."""
         while (answer := self._one_answer(to_method)).status == 100:
@@ -142,10 +147,20 @@ def exchange(
 
 def unix_get(path: Path, target: str) -> bytes:
     """Return the body of a GET on a Unix socket. Raises `OSError` when nobody answers there."""
+    return _unix_request(path, "GET", target)
+
+
+def unix_post(path: Path, target: str) -> bytes:
+    """Return the body of an empty POST on a Unix socket."""
+    return _unix_request(path, "POST", target)
+
+
+def _unix_request(path: Path, method: str, target: str) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_TIMEOUT_S)
         connection.connect(str(path))
-        request = f"GET {target} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
+        request = f"{method} {target} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n"
+        request += "Content-Length: 0\r\n\r\n" if method == "POST" else "\r\n"
         connection.sendall(request.encode())
         answer = RawConnection.over(connection).answer()
         return answer.body

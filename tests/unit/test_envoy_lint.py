@@ -1,18 +1,15 @@
 """Lint of Envoy configuration: each rule finds its unsafe setting, and nothing else."""
 
 import json
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from authz_server.envoy_config.lint.judge import RULES, judge
 from authz_server.envoy_config.lint.rule import Finding
 from authz_server.envoy_config.lint.source import read_source
-from tests.lint_samples import Sample, Tree, samples
 from tests.lint_bases import base
+from tests.lint_samples import Sample, samples
 
 EXAMPLES = Path(__file__).parents[2] / "envoy"
 SAMPLES = list(samples())

@@ -196,18 +196,18 @@ RULES: Final = (
     Rule(
         id="EA410",
         severity=ERROR,
-        title="clients are believed about where they are",
-        why="`x-forwarded-for` of a request becomes the source address that rules see, and whoever "
-        "calls itself internal has its `x-envoy-*` headers believed.",
+        title="what clients say of where they come from is passed on",
+        why="`x-forwarded-for` and `x-envoy-*` of a request reach the upstream as they came, "
+        "`x-envoy-original-path` among them, and Envoy obeys some itself.",
         fix="`use_remote_address: true`",
         judge=each(_managers, is_not_true("use_remote_address")),
     ),
     Rule(
         id="EA411",
         severity=WARNING,
-        title="the source address is taken from what a request says",
+        title="the client's address is taken from what a request says",
         why="Unless exactly so many proxies of yours stand in front, a client writes the address "
-        "that rules see.",
+        "that filters and the upstream take for its own.",
         fix="`xff_num_trusted_hops: 0`, and no `original_ip_detection_extensions`",
         judge=each(_managers, _trusted_hops),
     ),

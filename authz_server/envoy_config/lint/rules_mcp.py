@@ -35,11 +35,6 @@ def _believes_headers(settings: Message) -> Iterator[At]:
         yield settings.at("attribute_source")
 
 
-def _compares_nothing(settings: Message) -> Iterator[At]:
-    if settings.text("attribute_source") in {"", "BODY"}:
-        yield settings.at("attribute_source")
-
-
 def _reads_less(chain: HttpChain) -> Iterator[At]:
     bodies = (one.settings.message("with_request_body") for one in chain.questions if one.settings)
     most = max((body.number("max_request_bytes") or 0 for body in bodies if body), default=0)
@@ -93,15 +88,6 @@ RULES: Final = (
     Rule(
         id="EA903",
         severity=WARNING,
-        title="the MCP filter does not hold headers against the body",
-        why="An upstream or gateway that routes by `Mcp-Name` runs another tool than the one that "
-        "was judged; the PDP compares, the filter would too.",
-        fix="`attribute_source: VERIFY`",
-        judge=each(_filters, _compares_nothing),
-    ),
-    Rule(
-        id="EA904",
-        severity=WARNING,
         title="the MCP filter takes a key that stands twice",
         why="Two readers of such a body find two methods; the PDP denies it, the filter should "
         "before.",
@@ -109,7 +95,7 @@ RULES: Final = (
         judge=each(_filters, is_not_true("reject_duplicate_keys")),
     ),
     Rule(
-        id="EA905",
+        id="EA904",
         severity=WARNING,
         title="the MCP filter reads less of a body than the PDP",
         why="Calls that policy allows are refused for their size, or pass without metadata.",
@@ -117,7 +103,7 @@ RULES: Final = (
         judge=each(_guarded, _reads_less),
     ),
     Rule(
-        id="EA906",
+        id="EA905",
         severity=WARNING,
         title="the MCP filter stops reading once it could route",
         why="What stands behind in the body, a second `params` among it, it does not see.",
@@ -125,7 +111,7 @@ RULES: Final = (
         judge=each(_filters, is_true("early_terminate_when_routable")),
     ),
     Rule(
-        id="EA907",
+        id="EA906",
         severity=WARNING,
         title="an MCP route without Envoy's MCP filter",
         why="The PDP reads the body alone; nothing else refuses what is not MCP.",
@@ -133,7 +119,7 @@ RULES: Final = (
         judge=_missing,
     ),
     Rule(
-        id="EA908",
+        id="EA907",
         severity=WARNING,
         title="the MCP filter stands behind ext_authz",
         why="Its metadata come too late for the check.",

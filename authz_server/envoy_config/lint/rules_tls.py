@@ -141,8 +141,8 @@ RULES: Final = (
         id="EA502",
         severity=ERROR,
         title="a client certificate is not required",
-        why="A caller without one has no identity: what is decided about it is decided about "
-        "anybody.",
+        why="A caller without one has no identity. (The SPIFFE validator requires one all the "
+        "same; nothing else does.)",
         fix="`require_client_certificate: true`",
         judge=each(_tls, is_not_true("require_client_certificate")),
     ),
@@ -150,7 +150,7 @@ RULES: Final = (
         id="EA503",
         severity=ERROR,
         title="nothing says which client certificates are good",
-        why="Envoy then takes any: a caller signs itself the identity that it wants.",
+        why="Envoy then asks for none, even where one is required: callers have no identity.",
         fix="`validation_context` with the SPIFFE validator and the bundles of your trust domains",
         judge=each(_tls, _unproved),
     ),
