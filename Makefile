@@ -26,10 +26,10 @@ IMAGE_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup proto docs lint spire test test-deep e2e demo bench migrate k8s-check k8s-apply audit lock clean
+.PHONY: help setup proto docs lint spire test test-deep e2e demo demo-everywhere bench migrate k8s-check k8s-apply audit lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed ## make .venv from requirements.lock (hash-checked) and install this project in it
 
@@ -62,6 +62,9 @@ e2e: setup spire ## only the tests with the real Envoy
 
 demo: setup ## a whole mesh on this machine, and a support case played through it (a minute)
 	$(BIN)/authz-server demo
+
+demo-everywhere: setup ## six Envoys of every kind, and one scenario file through all (a minute)
+	$(BIN)/authz-server demo --everywhere
 
 bench: setup ## print figures: decide, gRPC, through Envoy, beside a no-op server (never fails on a time)
 	$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
