@@ -1,9 +1,10 @@
 """Leave a delegation where the outbound Envoy finds it for the TCP tunnels of this workload.
 
 A database driver sends no headers. Envoy takes them from two files instead, when a connection is
-opened (docs/protocols.md, TCP), so that all connections through one outbound port are made on
-behalf of one person at a time. Where an agent works for several at once, each has a directory and a
-port of their own.
+opened (docs/protocols.md, TCP).
+
+SECURITY: Envoy notices a change a moment later, and the connection made in between is the earlier
+grant's. A port with its directory is one person's; an agent that works for several has one for each.
 """
 
 import shutil
@@ -19,7 +20,7 @@ _PREFIX: Final = "delegation-"
 
 
 def leave_delegation(directory: Path, delegation: Delegation | None) -> None:
-    """Make `delegation` that of the next connections; None takes it away.
+    """Make `delegation` that of connections to come; None takes it away.
 
     `directory` is the `delegation` of the outbound Envoy, of the same account, and written by one
     process only. Root and links change together: Envoy watches for `current` being replaced. It

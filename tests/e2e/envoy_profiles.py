@@ -7,6 +7,7 @@ PDP must withstand without help. Both have the same listeners (docstring of `LIS
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,25 @@ from tests.e2e.forge import AUDIENCE, spiffe
 from tests.e2e.raw_http import unix_get
 
 # tool: the common case. strict: the route requires delegation. plain: no TLS. optional: TLS that
-# does not ask for a client certificate to be there. upgrade: WebSocket is switched on.
-LISTENERS = ("tool", "strict", "plain", "optional", "upgrade")
+# does not ask for a client certificate to be there. upgrade: WebSocket is switched on. mcp, rest:
+# bodies are judged, of which the default Envoy sends 8 KiB. text: as rest, the body sent as text.
+LISTENERS = ("tool", "strict", "plain", "optional", "upgrade", "mcp", "rest", "text")
+# What the routes of these listeners say to the PDP beside the defaults.
+EXTENSIONS: Mapping[str, dict[str, str]] = {
+    "strict": {"require_delegation": "true"},
+    "mcp": {"protocol": "mcp", "bundle": "tools"},
+    "rest": {"bundle": "orders"},
+}
 HOSTS = ("tool.example", "admin.example")
 
 Tree = dict[str, Any]
+
+# An operator's first guess: some of the body, and never an answer that the body is too large.
+_PARTIAL_BODY: Tree = {
+    "max_request_bytes": 8192,
+    "allow_partial_message": True,
+    "pack_as_bytes": True,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +65,8 @@ def hardened(around: Surroundings) -> Tree:
     points = [
         _point("tool", around),
         _point("strict", around, require_delegation=True),
+        _point("mcp", around, protocol=Protocol.MCP, bundle="tools"),
+        _point("rest", around, bundle="orders"),
         _tcp_point(around),
     ]
     tree: Tree = bootstrap_tree(points, node="hardened", admin_socket=around.admin)
@@ -64,8 +81,10 @@ def default(around: Surroundings) -> Tree:
         "admin": {"address": {"pipe": {"path": str(around.admin), "mode": 0o600}}},
         "static_resources": {
             "listeners": [
-                _default_listener("tool", {}, around),
-                _default_listener("strict", {"require_delegation": "true"}, around),
+                _default_listener("tool", around),
+                _default_listener("strict", around),
+                _default_listener("mcp", around, body=_PARTIAL_BODY),
+                _default_listener("rest", around, body=_PARTIAL_BODY),
             ],
             "clusters": [
                 _cluster("pdp", {"pipe": {"path": str(around.pdp.path)}}, http2=True),
@@ -109,6 +128,7 @@ def start_envoy(tree: Tree, name: str, directory: Path, group: ProcessGroup) -> 
     ports = {
         status["name"]: status["local_address"]["socket_address"]["port_value"]
         for status in listeners
+        if "socket_address" in status["local_address"]
     }
     return RunningEnvoy(process=process, ports=ports, admin=admin)
 
@@ -121,15 +141,20 @@ def _live(admin: Path) -> bool:
 
 
 def _point(
-    name: str, around: Surroundings, *, require_delegation: bool = False
+    name: str,
+    around: Surroundings,
+    *,
+    require_delegation: bool = False,
+    protocol: Protocol = Protocol.HTTP,
+    bundle: str = "default",
 ) -> EnforcementPoint:
     return EnforcementPoint(
         name=name,
         listen=TcpAddress("127.0.0.1", 0),
         upstream=TcpAddress("127.0.0.1", around.workload_port),
-        protocol=Protocol.HTTP,
+        protocol=protocol,
         workload_id=SpiffeId.parse(spiffe("tool/recorder")),
-        bundle="default",
+        bundle=bundle,
         pdp=(around.pdp,),
         svid=around.svid_from_agent or around.svid,
         audience=AUDIENCE,
@@ -156,21 +181,29 @@ def _tcp_point(around: Surroundings) -> EnforcementPoint:
 
 def _add_odd_listeners(tree: Tree) -> None:
     listeners: list[Tree] = tree["static_resources"]["listeners"]
-    tool = listeners[0]
+    named = {listener["name"]: listener for listener in listeners}
+    tool, text = named["tool"], _renamed(named["rest"], "text")
     plain, optional, upgrade = (_renamed(tool, name) for name in ("plain", "optional", "upgrade"))
     del plain["filter_chains"][0]["transport_socket"]
     tls = optional["filter_chains"][0]["transport_socket"]["typed_config"]
     tls["require_client_certificate"] = False
     manager = upgrade["filter_chains"][0]["filters"][0]["typed_config"]
     manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
-    listeners.extend([plain, optional, upgrade])
+    (asking,) = (
+        one
+        for one in text["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+        if one["name"] == "envoy.filters.http.ext_authz"
+    )
+    asking["typed_config"]["with_request_body"]["pack_as_bytes"] = False
+    listeners.extend([plain, optional, upgrade, text])
 
 
 def _renamed(listener: Tree, name: str) -> Tree:
     return copy.deepcopy(listener) | {"name": name}
 
 
-def _default_listener(name: str, extensions: dict[str, str], around: Surroundings) -> Tree:
+def _default_listener(name: str, around: Surroundings, *, body: Tree | None = None) -> Tree:
+    extensions = EXTENSIONS.get(name)
     ext_authz: Tree = {
         "@type": _type("filters.http.ext_authz.v3.ExtAuthz"),
         "transport_api_version": "V3",
@@ -180,6 +213,8 @@ def _default_listener(name: str, extensions: dict[str, str], around: Surrounding
         },
         "include_peer_certificate": True,
     }
+    if body is not None:
+        ext_authz["with_request_body"] = body
     host: Tree = {
         "name": name,
         "domains": ["*"],

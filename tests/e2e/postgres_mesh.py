@@ -13,7 +13,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +357,10 @@ def _outbound(directory: Path, inbound: RunningEnvoy) -> Tree:
                 **common,
             ),
         ]
+    socket_dir = directory / "psql"
+    socket_dir.mkdir()
+    at_socket = UnixAddress(socket_dir / ".s.PGSQL.5432")
+    ways.append(replace(ways[0], name="orders_socket", listen=at_socket))
     return bootstrap_tree(
         [], node="clients", admin_socket=directory / "outbound.sock", outbound=ways
     )

@@ -112,6 +112,13 @@ def test_a_plain_client_runs_a_query_through_two_envoys(site: Site) -> None:
     assert document["pep"] == {"listener": listener, "node": "db"}
 
 
+def test_a_socket_where_libpq_looks_for_one_will_do(site: Site) -> None:
+    before = site.ledger.last()
+    directory = site.directory / "psql"
+    assert answer(psycopg.connect(f"host={directory} user=authz dbname=postgres")) == 42
+    assert only_record(site, before)["principal"]["spiffe_id"] == str(CLIENTS["orders"])
+
+
 def test_a_client_that_does_tls_itself_needs_no_envoy(site: Site) -> None:
     before = site.ledger.last()
     assert answer(direct(site, "orders")) == 42
