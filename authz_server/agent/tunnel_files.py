@@ -4,7 +4,7 @@ A database driver sends no headers. Envoy takes them from two files instead, whe
 opened (docs/protocols.md, TCP).
 
 SECURITY: Envoy notices a change a moment later, and the connection made in between is the earlier
-grant's. A port with its directory is one person's; an agent that works for several has one for each.
+grant's. A port with its directory is one person's; who works for several has one for each.
 """
 
 import shutil
