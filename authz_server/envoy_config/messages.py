@@ -71,8 +71,8 @@ def packed(message: Message, **beyond_stubs: str) -> Any:
 
 def tree_of(message: Message) -> Tree:
     """Return `message` in protobuf's JSON form, its fields named as in Envoy's documentation."""
-    if isinstance(message, _Packed):
-        return {"@type": message.type_url, **tree_of(message.message), **message.beyond_stubs}
+    if isinstance(message, Any):
+        return _any(message)
     always = ALWAYS_WRITTEN.get(type(message), frozenset())
     tree: Tree = {}
     for field in dataclasses.fields(message):  # type: ignore[arg-type]  # each class is one
@@ -83,6 +83,14 @@ def tree_of(message: Message) -> Tree:
         if present or name in always:
             tree[name.rstrip("_")] = _plain(value)
     return tree
+
+
+def _any(message: Any) -> Tree:
+    if isinstance(message, _Packed):
+        return {"@type": message.type_url, **tree_of(message.message), **message.beyond_stubs}
+    inner = message.unpack()  # one that was parsed
+    assert inner is not None, "an extension has a type"
+    return {"@type": message.type_url, **tree_of(inner)}
 
 
 def _plain(value: object) -> object:

@@ -78,7 +78,7 @@ def test_rendered_way_out_with_svids_from_an_agent(tunnel: str | None, tmp_path:
         delegation=tmp_path / "delegation" if tunnel else None,
     )
     text = render_bootstrap([], node="n", admin_socket=tmp_path / "admin.sock", outbound=[way])
-    assert complaints(text, tmp_path) == ""
+    assert complaints(text) == ""
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
