@@ -39,6 +39,7 @@ from authz_server.agent import (
     typed_refusals,
 )
 from authz_server.agent.httpx_auth import HttpxDelegation
+from authz_server.agent.onward import Onward
 from authz_server.cli.main import group
 from authz_server.core.attributes import Kind
 from authz_server.core.spiffe import SpiffeId
@@ -333,3 +334,136 @@ def test_listing_the_tasks_of_everybody(mesh: Mesh) -> None:
 
     with pytest.raises(Denied, match="NO_MATCHING_RULE"):
         in_session(mesh, *BINDINGS[1], talk)
+
+
+# --- requests that no SDK sends -----------------------------------------------------------------
+
+
+def raw(
+    mesh: Mesh, method: str, path: str, content: bytes = b"", headers: Any = ()
+) -> httpx.Response:
+    """Send a request with the delegation of a handoff, and nothing that reads the answer."""
+    hand_off = HandOff(
+        to=str(mesh.plan.spiffe_id(ANALYST.workload)),
+        audience=[ANALYST.audience],
+        scope=["crm.read"],
+    )
+    delegator = Delegator(mesh.svid(ASSISTANT))
+    delegation = Onward(delegator, hand_off, delegation=root(mesh)).delegation()
+    assert delegation is not None
+    lines = [*delegation.headers.items(), *headers]
+    if content and "content-type" not in dict(headers):
+        lines.append(("content-type", "application/json"))
+
+    async def run() -> httpx.Response:
+        async with http(mesh, None) as client:
+            url = f"https://{ANALYST.host}{path}"
+            return await client.request(method, url, content=content, headers=lines)
+
+    return asyncio.run(run())
+
+
+CALL = b'{"jsonrpc":"2.0","id":"r1","method":"SendMessage","params":{"message":%s}}'
+MESSAGE = b'{"messageId":"m1","role":"ROLE_USER","parts":[{"text":"why"}]}'
+BARE = b'{"message":%s}' % MESSAGE
+V1 = ("a2a-version", "1.0")
+LEAK = b'{"taskId":"7","url":"https://hook.example.org@collector.example.net/"}'
+
+ATTACKS = {
+    "a method twice": (
+        ("POST", "/a2a", b'{"method":"GetTask",' + CALL[1:] % MESSAGE, [V1]),
+        (403, "MALFORMED_BODY", None),
+    ),
+    "a method in another case": (
+        ("POST", "/a2a", b'{"Method":"CancelTask",' + CALL[1:] % MESSAGE, [V1]),
+        (403, "MALFORMED_BODY", None),
+    ),
+    "a task in two spellings": (
+        ("POST", "/a2a", CALL % MESSAGE.replace(b"{", b'{"taskId":"1","task_id":"2",', 1), [V1]),
+        (403, "MALFORMED_BODY", "r1"),
+    ),
+    "a batch": (("POST", "/a2a", b"[%s]" % (CALL % MESSAGE), [V1]), (403, "MALFORMED_BODY", None)),
+    "JSON-RPC on a path of the HTTP binding": (
+        ("POST", "/message:send", CALL % MESSAGE, [V1]),
+        (403, "HEADER_BODY_MISMATCH", ...),
+    ),
+    "the HTTP binding on the path of JSON-RPC": (
+        ("POST", "/a2a", BARE, [V1]),
+        (403, "MALFORMED_BODY", None),
+    ),
+    "an escaped colon": (
+        ("POST", "/tasks/7%3Acancel", b"", [V1]),
+        (403, "NON_CANONICAL_PATH", ...),
+    ),
+    "an escaped slash": (("POST", "/tasks%2F7:cancel", b"", [V1]), (400, None, ...)),
+    "a tenant called like an operation": (
+        ("POST", "/tasks/message:send", BARE, [V1]),
+        (403, "UNSUPPORTED_METHOD", ...),
+    ),
+    "two versions": (
+        ("POST", "/message:send", BARE, [V1, ("a2a-version", "0.3")]),
+        (403, "DUPLICATE_HEADER", ...),
+    ),
+    "a version with an underscore": (
+        ("POST", "/message:send", BARE, [V1, ("a2a_version", "0.3")]),
+        (400, None, ...),
+    ),
+    "a compressed body": (
+        ("POST", "/message:send", BARE, [V1, ("content-encoding", "gzip")]),
+        (403, "MALFORMED_BODY", ...),
+    ),
+    "plain text": (
+        ("POST", "/message:send", BARE, [V1, ("content-type", "text/plain")]),
+        (403, "MALFORMED_BODY", ...),
+    ),
+    "user information before the host": (
+        ("POST", "/tasks/7/pushNotificationConfigs", LEAK, [V1]),
+        (403, "MALFORMED_BODY", ...),
+    ),
+    "more than is ever read": (
+        ("POST", "/a2a", CALL % MESSAGE + b" " * 262_144, [V1]),
+        (413, None, ...),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_denied_in_the_shape_of_its_binding(mesh: Mesh, name: str) -> None:
+    """The last member is the id that a JSON-RPC answer echoes; `...` stands for no JSON-RPC."""
+    request, (status, reason, identifier) = ATTACKS[name]
+    before = len(mesh.visits("analyst"))
+    answer = raw(mesh, *request)
+    assert answer.status_code == status
+    assert len(mesh.visits("analyst")) == before
+    if reason is None:
+        return
+    document = answer.json()
+    if identifier is not ...:
+        assert answer.headers["content-type"] == "application/json"
+        assert (document["jsonrpc"], document["id"]) == ("2.0", identifier)
+        assert document["error"]["message"]
+        document = document["error"]["data"]
+    else:
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert (document["verdict"], document["reason"]) == ("deny", reason)
+
+
+def test_the_request_next_to_the_attacks(mesh: Mesh) -> None:
+    before = len(mesh.visits("analyst"))
+    assert "result" in raw(mesh, "POST", "/a2a", CALL % MESSAGE, [V1]).json()
+    assert "task" in raw(mesh, "POST", "/message:send", BARE, [V1]).json()
+    assert len(mesh.visits("analyst")) == before + 2
+
+
+def test_an_escalation_echoes_the_id(mesh: Mesh) -> None:
+    """Strings and numbers, in both bindings."""
+    with_file = MESSAGE.replace(b'{"text":"why"}', b'{"raw":"aGk="}')
+    for body, identifier in ((CALL, "r1"), (CALL.replace(b'"r1"', b"7"), 7)):
+        answer = raw(mesh, "POST", "/a2a", body % with_file, [V1])
+        assert (answer.status_code, answer.headers["x-authz-verdict"]) == (403, "escalate")
+        document = answer.json()
+        assert document["id"] == identifier
+        assert document["error"]["data"]["access_request"]["approver_group"] == "support-leads"
+    answer = raw(mesh, "POST", "/message:send", b'{"message":%s}' % with_file, [V1])
+    assert (answer.status_code, answer.headers["x-authz-verdict"]) == (403, "escalate")
+    assert answer.json()["access_request"]["status"] == "pending"
