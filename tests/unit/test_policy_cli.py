@@ -420,7 +420,14 @@ def test_a_shell_completes_commands_directories_and_bundles(bundle: Path) -> Non
     }
     assert offered == {
         "pol": ["plain,policy"],
-        "policy ": ["plain,bench", "plain,diff", "plain,explain", "plain,lint", "plain,test"],
+        "policy ": [
+            "plain,bench",
+            "plain,consistency",
+            "plain,diff",
+            "plain,explain",
+            "plain,lint",
+            "plain,test",
+        ],
         "policy lint ": ["dir,"],
         "policy explain models --bundle c": ["plain,crm"],
     }
