@@ -12,6 +12,8 @@ What a denied client sees, by protocol (observed on Envoy 1.40):
 - HTTP: 403, or 401 without a usable principal, with an RFC 9457 problem document.
 - MCP: the same status with a JSON-RPC error whose `data` is that document. The official client
   raises it as its `MCPError`.
+- A2A: as MCP where the request is JSON-RPC, as HTTP where it is of the HTTP binding. The official
+  client raises its `A2AClientError` for the status; the document is in the response of its cause.
 - gRPC: Envoy answers HTTP 200 with trailers only. It makes `grpc-status` of the HTTP status, and
   `grpc-message` of the body; the document travels as `google.rpc.ErrorInfo` in
   `grpc-status-details-bin`. A gRPC client on a route of another protocol is denied with the same

@@ -157,13 +157,21 @@ def test_rendered_text_parses_to_the_tree() -> None:
     assert "admin" not in json.loads(text)
 
 
-@pytest.mark.parametrize("protocol", [Protocol.HTTP, Protocol.GRPC, Protocol.MCP])
+@pytest.mark.parametrize("protocol", [Protocol.HTTP, Protocol.GRPC, Protocol.MCP, Protocol.A2A])
 def test_question_is_the_last_thing_before_the_router(protocol: Protocol) -> None:
     point = dataclasses.replace(DATA, protocol=protocol)
     manager = settings_of(point, "HttpConnectionManager")
     names = [entry["name"] for entry in manager["http_filters"]]  # type: ignore[attr-defined]
     assert names[-2:] == ["envoy.filters.http.ext_authz", "envoy.filters.http.router"]
     assert ("envoy.filters.http.mcp" in names) == (protocol is Protocol.MCP)
+
+
+@pytest.mark.parametrize("protocol", [Protocol.MCP, Protocol.A2A])
+def test_a_stream_ends_when_it_is_silent_and_not_before(protocol: Protocol) -> None:
+    manager = settings_of(dataclasses.replace(DATA, protocol=protocol), "HttpConnectionManager")
+    (host,) = manager["route_config"]["virtual_hosts"]  # type: ignore[index]
+    (route,) = host["routes"]
+    assert (route["route"]["timeout"], route["route"]["idle_timeout"]) == ("0s", "300s")
 
 
 @pytest.mark.parametrize("point", [DATA, LEDGER_DB, ORDERS_DB], ids=["http", "tcp", "tunnel"])
