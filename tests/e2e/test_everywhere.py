@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from tests.e2e.test_demo import children
 pytestmark = pytest.mark.xdist_group("everywhere")
 
 DEMO = (sys.executable, "-m", "authz_server", "demo", "--everywhere")
-_CONNECT_AGAIN_S = 0.05
+_POLL_S = 0.05
 
 
 def has_postgres() -> bool:
@@ -172,7 +173,65 @@ def test_a_database_driver_reaches_the_database_with_what_its_agent_was_granted(
                     assert connection.execute("SELECT current_user").fetchone() == (DATABASE_ROLE,)
                 break
             except psycopg.OperationalError:
-                time.sleep(_CONNECT_AGAIN_S)
+                time.sleep(_POLL_S)
     finally:
         everywhere.leave_delegation(port, None)
     assert everywhere.connections("orders-db") == before + 1
+
+
+# --- the ends of the command ----------------------------------------------------------------------
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_it_stays_until_it_is_told_to_end_and_leaves_nothing_running(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    keep, said = tmp_path / "kept", tmp_path / "said"
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            [*DEMO, "--stay", "--keep", str(keep)], stdout=output, start_new_session=True
+        )
+    try:
+        while b"Ctrl-C ends it" not in said.read_bytes():  # bounded by the test's time limit
+            assert demo.poll() is None, "the demo ended by itself"
+            time.sleep(_POLL_S)
+        targets, configuration = keep / "targets.yaml", keep / "pdp" / "authz.yaml"
+        asked = subprocess.run(
+            [
+                *(sys.executable, "-m", "authz_server", "policy", "consistency", SCENARIOS),
+                *("--config", configuration, "--through", targets),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert asked.returncode == 0, asked.stderr
+        demo.send_signal(number)
+        assert demo.wait() == status
+        while children(keep):
+            time.sleep(_POLL_S)
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+@pytest.mark.deep
+def test_a_policy_that_lets_more_through_is_noticed(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(SHIPPED_BUNDLES, bundles)
+    with (bundles / "tools" / "policy.csv").open("a") as policy:
+        policy.write("p, leak, agent, tools/call, crm_search, , true, allow,\n")
+    (bundles / "tools" / "cases.yaml").unlink()  # they would refuse it at the door
+    done = subprocess.run(
+        [*DEMO, "--output", "json", "--bundles", str(bundles)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    wrong = [one["scenario"] for one in report["scenarios"] if not one["as_expected"]]
+    assert wrong == ["more than was granted"]
