@@ -1,7 +1,8 @@
 """An Envoy whose PDP says what a test tells it to, and keeps the bytes it was asked with.
 
 Listeners: `raw` sends headers and bodies as bytes, as we render it; `text` sends both as text, and
-`text_no_body` headers only; `mtls` is `raw` behind mutual TLS; `tcp` is the network filter, and
+`text_no_body` headers only; `mtls` is `raw` behind mutual TLS; `a2a` is `raw` behind Envoy's A2A
+filter, without cut bodies, and `a2a_gate` lets that filter reject; `tcp` is the network filter, and
 `proxied` that filter behind mutual TLS, and before it a PROXY header that is believed.
 """
 
@@ -27,6 +28,7 @@ BODY_BYTES_MAX = 1024  # longer bodies reach the PDP cut
 FORGED = "forged-by-the-upstream"
 METADATA_HEADER = "x-test-metadata"  # of every answer: the dynamic metadata of the decision
 
+A2A_FILTER = "envoy.filters.http.a2a"
 PROXY_FILTER = "envoy.filters.listener.proxy_protocol"
 TLV_TYPE = 0xE0  # the first of those that PROXY v2 leaves to applications
 
@@ -107,8 +109,9 @@ def _tree(around: Surroundings) -> Tree:
     _filter(text)["encode_raw_headers"] = False
     _filter(text_no_body)["encode_raw_headers"] = False
     del _filter(text_no_body)["with_request_body"]
+    gates = [_a2a(plain, "a2a", "PASS_THROUGH"), _a2a(plain, "a2a_gate", "REJECT")]
     listeners = [mutual, plain, text, text_no_body, _tcp(plain), _proxied(mutual)]
-    tree["static_resources"]["listeners"] = listeners
+    tree["static_resources"]["listeners"] = listeners + gates
     return tree
 
 
@@ -152,6 +155,20 @@ def _show_metadata(listener: Tree) -> None:
             }
         ]
     }
+
+
+def _a2a(plain: Tree, name: str, mode: str) -> Tree:
+    listener = _copy(plain, name)
+    asking = _filter(listener)
+    asking["metadata_context_namespaces"] = [A2A_FILTER]
+    asking["with_request_body"]["allow_partial_message"] = False
+    settings = {
+        "@type": f"{_EXTENSIONS}.filters.http.a2a.v3.A2a",
+        "traffic_mode": mode,
+        "storage_mode": "DYNAMIC_METADATA",
+    }
+    _manager(listener)["http_filters"].insert(0, {"name": A2A_FILTER, "typed_config": settings})
+    return listener
 
 
 def _tcp(plain: Tree) -> Tree:

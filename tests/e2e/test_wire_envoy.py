@@ -20,8 +20,9 @@ from mcp.client.streamable_http import streamable_http_client
 from authz_server.agent import Denied, Escalated, typed_refusals
 from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Decision, PrincipalRecord, TicketRecord, Verdict
-from authz_server.core.errors import Reason
-from authz_server.core.request import SECURITY_HEADERS, AccessRequest
+from authz_server.core.errors import Reason, RequestFault
+from authz_server.core.protocols import a2a
+from authz_server.core.request import SECURITY_HEADERS, AccessRequest, RouteContext
 from authz_server.core.svid import peer_identity
 from authz_server.envoy_config.enforcement_point import SvidFiles
 from authz_server.servers.answer import LAST_RESORT
@@ -29,6 +30,7 @@ from authz_server.servers.wire import access_request, check_response
 from tests.e2e.forge import Authority, spiffe
 from tests.e2e.raw_http import Answer, NoAnswerError, RawConnection, exchange
 from tests.e2e.scripted_pdp import (
+    A2A_FILTER,
     BODY_BYTES_MAX,
     FORGED,
     METADATA_HEADER,
@@ -201,9 +203,11 @@ def test_text_mode_bodies_are_refused(scripted: Scripted) -> None:
 NOT_A_DUPLICATE = {
     "raw": {"content-encoding", "upgrade", "x-forwarded-client-cert"},
     "text_no_body": {
+        "a2a-extensions",
         "content-encoding",
         "delegation-chain",
         "upgrade",
+        "x-a2a-extensions",
         "x-forwarded-client-cert",
     },
 }
@@ -490,3 +494,54 @@ def test_the_access_log_gets_the_decision(scripted: Scripted, verdict: Verdict) 
         "rules": ["crm-read"],
     }
     assert set(logged) >= {"bundle", "revision", "subject", "actors"}
+
+
+# --- Envoy's A2A filter, which we do not render -----------------------------------------------
+
+
+def posted(body: bytes, path: bytes = b"/a2a") -> bytes:
+    return request(b"Content-Type: application/json", method=b"POST", path=path, body=body)
+
+
+def a2a_call(method: str) -> bytes:
+    message = {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": "why"}]}
+    params = {"id": "t1"} if "ask" in method else {"message": message}
+    return json.dumps({"jsonrpc": "2.0", "id": "r1", "method": method, "params": params}).encode()
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "message/send", "GetTask", "tasks/get"])
+def test_what_the_a2a_filter_reads_is_what_we_read(scripted: Scripted, method: str) -> None:
+    _, read = sent(scripted, "a2a", posted(a2a_call(method)))
+    assert read.metadata[A2A_FILTER]["method"] == method
+    assert read.http is not None
+    assert a2a.operation(read.http, RouteContext(protocol=Protocol.A2A), read.metadata)
+
+
+def test_the_a2a_filter_takes_the_first_of_two_methods(scripted: Scripted) -> None:
+    twice = a2a_call("GetTask").replace(b'"params"', b'"method": "CancelTask", "params"')
+    _, read = sent(scripted, "a2a", posted(twice))
+    assert read.metadata[A2A_FILTER]["method"] == "GetTask"
+    assert read.http is not None
+    with pytest.raises(RequestFault, match="MALFORMED_BODY"):
+        a2a.operation(read.http, RouteContext(protocol=Protocol.A2A), read.metadata)
+
+
+def test_the_a2a_filter_knows_nothing_of_the_http_binding(scripted: Scripted) -> None:
+    _, read = sent(scripted, "a2a", posted(b"{}", b"/tasks/7:cancel"))
+    assert A2A_FILTER not in read.metadata
+    scripted.told(ALLOW)
+    for data in (posted(b"{}", b"/tasks/7:cancel"), request(path=b"/tasks/7")):
+        assert exchange(scripted.port("a2a_gate"), data, tls=None).status == 400
+    assert not scripted.checks
+
+
+def test_behind_the_a2a_filter_a_long_body_arrives_cut(scripted: Scripted) -> None:
+    """Without the filter it is refused; with it, only our own check stands in the way."""
+    long = a2a_call("SendMessage").replace(b"why", b"w" * BODY_BYTES_MAX)
+    _, read = sent(scripted, "a2a", posted(long))
+    assert read.http is not None
+    assert read.http.body_truncated
+    scripted.told(ALLOW)
+    text = posted(long).replace(b"application/json", b"text/plain")
+    assert exchange(scripted.port("a2a"), text, tls=None).status == 413
+    assert not scripted.checks
