@@ -58,5 +58,5 @@ BASES: Final = tuple(POINTS)
 @cache
 def base(name: str) -> Tree:
     """Return the bootstrap of an Envoy with one enforcement point. Shared: copy before changing."""
-    tree: Tree = bootstrap_tree([POINTS[name]], node="n", admin_socket=_RUN / "admin.sock")
+    tree: Tree = bootstrap_tree([POINTS[name]], node="data-1", admin_socket=_RUN / "admin.sock")
     return tree

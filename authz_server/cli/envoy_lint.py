@@ -11,7 +11,6 @@ from click.shell_completion import CompletionItem
 from authz_server.cli.policy_faults import show_fault, visible
 from authz_server.cli.terminal import examples, show_json
 from authz_server.core.errors import ConfigurationError, Fault
-from authz_server.core.suggestion import did_you_mean
 from authz_server.envoy_config.lint.judge import RULES, judge
 from authz_server.envoy_config.lint.live import read_dump
 from authz_server.envoy_config.lint.names import resource_names
@@ -32,10 +31,9 @@ def _complete_rule(
 def _rule_ids(
     _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 ) -> frozenset[str]:
-    known = [rule.id for rule in RULES]
-    for value in values:
-        if value not in known:
-            raise click.BadParameter(f"there is no rule `{value}`{did_you_mean(value, known)}")
+    unknown = set(values).difference(rule.id for rule in RULES)
+    if unknown:
+        raise click.BadParameter(f"there is no rule `{min(unknown)}`: docs/envoy-lint.md has all")
     return frozenset(values)
 
 

@@ -72,7 +72,8 @@ CLOSED = get("/closed")
 def is_held(site: Site, request: bytes, listener: str = "http") -> None:
     """The same request is denied where the setting is right."""
     outcome = site.ask(listener, request)
-    assert outcome.status in {400, 403, 404, 503} and not outcome.passed, outcome
+    assert outcome.status in {400, 403, 404, 503}, outcome
+    assert not outcome.passed
 
 
 # --- nobody is asked ----------------------------------------------------------------------------
@@ -186,6 +187,13 @@ def _(site: Site, listener: str) -> None:
     assert header(outcome.check, "mcp-name") == [b"list"]
     assert outcome.hit.values("mcp-name") == ["delete_all"]
     assert site.ask("http", get("/open", "mcp-name: list")).hit.values("mcp-name") == ["list"]
+
+
+@proves("EA104-3")
+def _(site: Site, listener: str) -> None:
+    outcome = site.ask(listener, get("/open?admin=0"))
+    assert outcome.check.request.http.path == "/open?admin=0"
+    assert outcome.hit.target == "/open?admin=1"
 
 
 @proves("EA104-2", "EA320-1", "EA320-2")
@@ -587,5 +595,6 @@ def _(site: Site, listener: str) -> None:
 def _(site: Site, listener: str) -> None:
     request = post(call("write", text="x" * 20_000), *JSON)
     outcome = site.ask(listener, request)
-    assert outcome.status >= 400 and not outcome.passed, outcome
+    assert outcome.status >= 400, outcome
+    assert not outcome.passed
     assert site.ask("mcp", request).passed

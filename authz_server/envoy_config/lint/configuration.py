@@ -17,6 +17,7 @@ NETWORK_EXT_AUTHZ: Final = "filters.network.ext_authz.v3.ExtAuthz"
 PER_ROUTE: Final = "filters.http.ext_authz.v3.ExtAuthzPerRoute"
 MANAGER: Final = "http_connection_manager.v3.HttpConnectionManager"
 TCP_PROXY: Final = "tcp_proxy.v3.TcpProxy"
+REDACTED: Final = "[redacted]"  # what a dump shows instead of a value that may be secret
 MCP: Final = "filters.http.mcp.v3.Mcp"
 DOWNSTREAM_TLS: Final = "tls.v3.DownstreamTlsContext"
 UPSTREAM_TLS: Final = "tls.v3.UpstreamTlsContext"
@@ -180,6 +181,11 @@ class Configuration:
     def guarded_tcp(self) -> list[Chain]:
         """The network filter chains in which a PDP is asked before bytes go to an upstream."""
         return [chain for chain in self.chains if chain.question and chain.ends_elsewhere]
+
+    @cached_property
+    def asking(self) -> "list[Chain | HttpChain]":
+        """Every chain, of either kind, in which a PDP is asked."""
+        return [*self.guarded, *self.guarded_tcp]
 
     @cached_property
     def routed(self) -> list[Routed]:

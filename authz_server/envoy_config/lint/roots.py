@@ -65,16 +65,18 @@ def _root(source: Source) -> tuple[Message, list[Misread]]:
     kind = _kind(values) if isinstance(values, dict) else None
     if kind is None:
         message = "not Envoy configuration: neither bootstrap, resource nor configuration dump"
+        if isinstance(values, dict) and {"apiVersion", "kind"} <= values.keys():
+            message = "a Kubernetes object: give the Envoy configuration in it, or made of it"
         raise ConfigurationError([Fault(file=source.name, message=message)])
     return builder.message(source.root, kind), builder.misread
 
 
 def _kind(values: dict[str, Raw]) -> str | None:
-    """Return the type whose fields `values` are, or that has most of them."""
+    """Return the type that has most of `values` as fields; None if none has half of them."""
     definitions = Definitions.load()
     matching = [sum(key in definitions.fields(kind) for key in values) for kind in _ROOTS]
     best = max(matching)
-    return _ROOTS[matching.index(best)] if best else None
+    return _ROOTS[matching.index(best)] if best and 2 * best >= len(values) else None
 
 
 def _collect(roots: list[Message], misread: list[Misread]) -> Configuration:

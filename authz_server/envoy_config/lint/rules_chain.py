@@ -155,8 +155,7 @@ def _listener_of(chain: Chain | HttpChain) -> Message | None:
 def _second_doors(configuration: Configuration) -> Iterator[tuple[Chain | HttpChain, At, str]]:
     """Yield the unguarded chains that lead to what a guarded one protects, and its name."""
     names: set[str] = set()
-    guarded: list[Chain | HttpChain] = [*configuration.guarded, *configuration.guarded_tcp]
-    for asking in guarded:
+    for asking in configuration.asking:
         names |= configuration.targets(asking)
     protected = configuration.destinations(names)
     for chain, at in _unguarded(configuration):

@@ -6,9 +6,7 @@ from typing import Final
 from authz_server.envoy_config.lint.configuration import (
     HTTP_OPTIONS,
     UPSTREAM_TLS,
-    Chain,
     Configuration,
-    HttpChain,
     endpoints,
     is_local,
     unique,
@@ -105,8 +103,7 @@ def _services(configuration: Configuration) -> list[Message]:
 
 
 def _upstreams(configuration: Configuration) -> list[Message]:
-    chains: list[Chain | HttpChain] = [*configuration.guarded, *configuration.guarded_tcp]
-    names = {name for chain in chains for name in configuration.targets(chain)}
+    names = {name for chain in configuration.asking for name in configuration.targets(chain)}
     found = (configuration.clusters.get(name) for name in sorted(names))
     return unique(one for one in found if one is not None)
 

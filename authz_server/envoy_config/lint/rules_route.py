@@ -1,12 +1,13 @@
 """Rules on routes: whether they are checked, what the PDP learns of them, what they change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from authz_server.core.errors import RequestFault
 from authz_server.core.request import SECURITY_HEADERS, RouteContext
 from authz_server.envoy_config.lint.configuration import (
     PER_ROUTE,
+    REDACTED,
     Configuration,
     Routed,
     unique,
@@ -82,9 +83,17 @@ def _without_context(configuration: Configuration) -> Iterator[At]:
 def _not_understood(configuration: Configuration) -> Iterator[At]:
     for routed, extensions in _contexts(configuration):
         try:
-            RouteContext.parse(extensions or {})
+            RouteContext.parse(_readable(extensions or {}))
         except RequestFault as fault:
             yield _where(routed).at("context_extensions", fault.detail)
+
+
+def _readable(extensions: Mapping[str, str]) -> dict[str, str]:
+    """Return `extensions` with something sound for each value that a dump hides."""
+    sound = {"require_delegation": "true", "strip_delegation": "true"}
+    return {
+        key: sound.get(key, "") if value == REDACTED else value for key, value in extensions.items()
+    }
 
 
 def _where(routed: Routed) -> Message:
@@ -105,7 +114,10 @@ def _lacking(configuration: Configuration, key: str) -> Iterator[At]:
 
 def _no_delegation(configuration: Configuration) -> Iterator[At]:
     for routed, extensions in _contexts(configuration):
-        if extensions is not None and extensions.get("require_delegation") != "true":
+        if extensions is not None and extensions.get("require_delegation") not in {
+            "true",
+            REDACTED,
+        }:
             yield _where(routed).at("context_extensions")
 
 
@@ -165,6 +177,17 @@ def _client_destinations(configuration: Configuration) -> Iterator[At]:
             for options in cluster.messages("original_dst_lb_config"):
                 if options.flag("use_http_header"):
                     yield options.at("use_http_header")
+
+
+def _open_ended(configuration: Configuration) -> Iterator[At]:
+    for chain in configuration.asking:
+        for name in sorted(configuration.targets(chain)):
+            cluster = configuration.clusters.get(name)
+            if cluster is None:
+                continue
+            proxies = cluster.all("dynamic_forward_proxy.v3.ClusterConfig")
+            if cluster.text("type") == "ORIGINAL_DST" or any(proxies):
+                yield cluster.at("type" if cluster.has("type") else "cluster_type")
 
 
 RULES: Final = (
@@ -348,5 +371,14 @@ RULES: Final = (
         "Envoy can reach.",
         fix="leave `use_http_header` out of the cluster's `original_dst_lb_config`",
         judge=_client_destinations,
+    ),
+    Rule(
+        id="EA329",
+        severity=WARNING,
+        title="the upstream is wherever the client wanted to go",
+        why="Of a cluster of this type the address comes from the connection or the host: ports "
+        "and hosts that no rule is about are reached too.",
+        fix="a cluster with the workload's own address: `type: STATIC`, `STRICT_DNS` or `EDS`",
+        judge=_open_ended,
     ),
 )

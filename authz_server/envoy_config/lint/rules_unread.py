@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from authz_server.envoy_config.lint.configuration import Configuration
+from authz_server.envoy_config.lint.configuration import REDACTED, Configuration
 from authz_server.envoy_config.lint.definitions import VERSION
 from authz_server.envoy_config.lint.message import At
 from authz_server.envoy_config.lint.rule import ERROR, WARNING, Judge, Rule
@@ -53,6 +53,19 @@ def _pdp_elsewhere(configuration: Configuration) -> Iterator[At]:
             yield target.at("cluster_name", f"`{target.text('cluster_name')}`")
 
 
+def _hidden(configuration: Configuration) -> Iterator[At]:
+    """Yield the first place of each source at which a dump hides what rules look at."""
+    places: dict[str, list[At]] = {}
+    for route in configuration.per_route:
+        for checks in route.messages("check_settings"):
+            if REDACTED in checks.map("context_extensions").values():
+                at = checks.at("context_extensions")
+                places.setdefault(at.source.name, []).append(at)
+    for found in places.values():
+        more = f", here and in {len(found) - 1} more places" if len(found) > 1 else ""
+        yield At(found[0].source, found[0].path, found[0].place, f"context extensions{more}")
+
+
 RULES: Final = (
     Rule(
         id="EA001",
@@ -94,5 +107,13 @@ RULES: Final = (
         why="Whether the PDP is asked in the clear, or whether anybody may be it, is not known.",
         fix="give lint the clusters too: further FILEs, or `/config_dump`",
         judge=_pdp_elsewhere,
+    ),
+    Rule(
+        id="EA006",
+        severity=WARNING,
+        title="hidden by the dump, and not judged",
+        why="Envoy shows `[redacted]` for what may be secret; keys are judged, values are not.",
+        fix="give lint the file or the control plane's resource that they come from",
+        judge=_hidden,
     ),
 )
