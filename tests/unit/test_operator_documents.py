@@ -51,6 +51,15 @@ def sections(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "k8s").rglob("README.md")), ids=lambda page: page.parent.name
+)
+def test_relative_links_of_the_manifests_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s#]+)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
 def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "threat-model.md").read_text()))
     assert len(named) > 60
