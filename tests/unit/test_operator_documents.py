@@ -1,6 +1,7 @@
 """Threat model, runbook and alerts name tests, metrics, reasons and sections that exist."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def alerts() -> list[dict[str, str]]:
     ]
 
 
-def metrics() -> set[str]:
+@functools.cache
+def metrics() -> frozenset[str]:
     """Return the name of every series that the code can make."""
     found: set[str] = set()
     for file in (ROOT / "authz_server").rglob("*.py"):
@@ -33,7 +35,7 @@ def metrics() -> set[str]:
                 name = node.args[0]
                 if isinstance(name, ast.Constant) and str(name.value).startswith("authz_"):
                     found |= _series(str(name.value), ast.unparse(node.func))
-    return found
+    return frozenset(found)
 
 
 def _series(name: str, maker: str) -> set[str]:
