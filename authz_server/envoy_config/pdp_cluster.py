@@ -88,7 +88,7 @@ def pdp_cluster(point: EnforcementPoint) -> Cluster:
         typed_extension_protocol_options=http2(),
         transport_socket=tls.pdp_socket(point.pdp_tls) if point.pdp_tls else None,
         circuit_breakers=_circuit_breakers(),
-        common_lb_config=_never_panic() if several else None,
+        common_lb_config=_common_lb() if several else None,
         health_checks=[_health_check()] if several else [],
         outlier_detection=_outlier_detection() if several else None,
         # An address that the name no longer stands for is a PDP that is gone.
@@ -111,8 +111,12 @@ def has_several(point: EnforcementPoint) -> bool:
     return len(point.pdp) > 1 or any(is_name(address) for address in point.pdp)
 
 
-def _never_panic() -> ClusterCommonLbConfig:
-    return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0))
+def _common_lb() -> ClusterCommonLbConfig:
+    return ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=0),
+        # Unset, Envoy's workers hear of a PDP that fell or rose up to a second later.
+        update_merge_window=timedelta(0),
+    )
 
 
 def _circuit_breakers() -> CircuitBreakers:

@@ -173,7 +173,9 @@ def test_load_is_shared_and_no_death_lets_anything_through(two_pdps: TwoPdps) ->
         assert load.failed < naive.failed / 10
 
         first.start()
-        until(lambda: two_pdps.is_served_by(both), "the PDP to be asked again")
+        until(lambda: two_pdps.is_served_by(both), "the PDP to be found again")
+        alone = two_pdps.checks("data")[first.port]
+        until(lambda: two_pdps.checks("data")[first.port] > alone, "it to be asked")
         before = two_pdps.checks("data")
         load.await_more()
         after = two_pdps.checks("data")
