@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Final
 
+from authz_server.core.request import NODE_LABEL
 from authz_server.envoy_config.lint.configuration import TCP_PROXY, Chain, Configuration
-from authz_server.envoy_config.lint.message import At, Message
+from authz_server.envoy_config.lint.message import At, Free, Message
 from authz_server.envoy_config.lint.rule import (
     ERROR,
     WARNING,
@@ -13,6 +14,8 @@ from authz_server.envoy_config.lint.rule import (
     is_not_true,
     is_zero,
 )
+
+_LABELS_KEY: Final = "bootstrap_metadata_labels_key"
 
 
 def _proxies(configuration: Configuration) -> list[Message]:
@@ -52,6 +55,34 @@ def _sni_filters(chain: Chain) -> Iterator[At]:
     for one in chain.filters:
         if one.is_a("sni_cluster.v3.SniCluster", "sni_dynamic_forward_proxy.v3.FilterConfig"):
             yield one.entry.at(note=f"`{one.name}`")
+
+
+def _untold(configuration: Configuration) -> Iterator[At]:
+    """Find a listener whose labels the node lacks, and labels that do not arrive as they are."""
+    if not configuration.bootstraps:
+        return  # only there it can be seen
+    for question in configuration.network_questions:
+        name = question.text(_LABELS_KEY)
+        found = [label for one in configuration.bootstraps for label in _labels(one, name)]
+        if not found:
+            yield question.at(_LABELS_KEY)
+        yield from (at for at, is_text in found if not is_text)
+
+
+def _labels(bootstrap: Message, name: str) -> Iterator[tuple[At, bool]]:
+    """Yield the labels that the node's metadata have under `name`, and whether each is text."""
+    node = bootstrap.message("node")
+    metadata = node.fields.get("metadata") if node is not None else None
+    if node is None or not isinstance(metadata, Free) or not isinstance(metadata.raw.value, dict):
+        return
+    labels = metadata.raw.value.get(name)
+    if labels is None or not isinstance(labels.value, dict):
+        return
+    path = (*node.at("metadata").path, name)
+    for key, raw in labels.value.items():
+        if key == NODE_LABEL:
+            continue  # which Envoy asks, not what stands behind it
+        yield At(node.source, (*path, key), raw.at, f"`{key}`"), isinstance(raw.value, str)
 
 
 RULES: Final = (
@@ -104,5 +135,16 @@ RULES: Final = (
         why="It gets anywhere that the name leads to, unless rules are written on `r.env.sni`.",
         fix="one filter chain for each server name, each with its own `cluster`",
         judge=_chosen_by_name,
+    ),
+    Rule(
+        id="EA607",
+        severity=WARNING,
+        title="the PDP is not told what stands behind a TCP listener",
+        why="This filter has no context extensions. Without labels under a key of its own in the "
+        "node's metadata the bundle `default` judges; labels that are not text arrive empty, and "
+        "deny.",
+        fix="`bootstrap_metadata_labels_key: authz.<listener>`, and under that key in the node's "
+        "metadata `bundle`, `resource` and so on, as text",
+        judge=_untold,
     ),
 )
