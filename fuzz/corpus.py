@@ -49,20 +49,27 @@ def _check_requests() -> list[CheckRequest]:
     world = World()
     svid = world.svid("agent/research")
     token = world.root({"sub": "alice", "to": "agent/research", "scope": "crm.read"})
-    http, mcp, tcp = CheckRequest(), CheckRequest(), CheckRequest()
-    for request in (http, mcp, tcp):
+    http, mcp, a2a, a2a_path, tcp = (CheckRequest() for _ in range(5))
+    for request in (http, mcp, a2a, a2a_path, tcp):
         request.attributes.source.certificate = envoy_certificate(svid)
         request.attributes.source.principal = str(svid.spiffe_id)
-    for request, method, body in ((http, "GET", b""), (mcp, "POST", _TOOL_CALL)):
+    for request, method, path, body in (
+        (http, "GET", "/v1/x?y=1", b""),
+        (mcp, "POST", "/v1/x?y=1", _TOOL_CALL),
+        (a2a, "POST", "/a2a", _MESSAGE_0_3),
+        (a2a_path, "POST", "/acme/message:send?y=1", _MESSAGE_1_0),
+    ):
         described = request.attributes.request.http
-        described.method, described.path, described.host = method, "/v1/x?y=1", "crm.example"
+        described.method, described.path, described.host = method, path, "crm.example"
         described.scheme, described.raw_body = "https", body
         for name, value in (("txn-token", token), ("content-type", "application/json")):
             line = described.header_map.headers.add()
             line.key, line.raw_value = name, value.encode()
         request.attributes.context_extensions["audience"] = "https://crm.example"
     mcp.attributes.context_extensions["protocol"] = "mcp"
-    return [http, mcp, tcp]
+    for request in (a2a, a2a_path):
+        request.attributes.context_extensions["protocol"] = "a2a"
+    return [http, mcp, a2a, a2a_path, tcp]
 
 
 _TOOL_CALL = (
@@ -80,3 +87,12 @@ def write(directory: Path) -> None:
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]))
+_MESSAGE_0_3 = (
+    b'{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"messageId":"m",'
+    b'"role":"user","parts":[{"kind":"file","file":{"uri":"https://a.example/"}}]},'
+    b'"configuration":{"pushNotificationConfig":{"url":"https://h.example:443/x?y#z"}}}}'
+)
+_MESSAGE_1_0 = (
+    b'{"tenant":"acme","message":{"message_id":"m","taskId":"t","role":"ROLE_USER",'
+    b'"parts":[{"text":"x"},{"data":{"a":1}}],"extensions":["https://e.example/1"]}}'
+)

@@ -22,6 +22,7 @@ from authz_server.core.attributes import (
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.paths import CanonicalHost, Target, parse_query
 from authz_server.core.protocols import json_body, json_rpc
+from authz_server.core.protocols.a2a_members import malformed, short_text
 from authz_server.core.protocols.a2a_methods import (
     ACTIONS,
     Route,
@@ -30,7 +31,7 @@ from authz_server.core.protocols.a2a_methods import (
     json_rpc_action,
     parse_version,
 )
-from authz_server.core.protocols.a2a_params import Facts, malformed, read, short_text
+from authz_server.core.protocols.a2a_params import Facts, read
 from authz_server.core.protocols.http import body_seen, declares_body, request_line
 from authz_server.core.protocols.json_rpc import Message
 from authz_server.core.protocols.operation import Operation

@@ -1,51 +1,31 @@
 """What an A2A request says: members of `params`, or of the HTTP+JSON body, that a rule may read.
 
-Protobuf's JSON form takes each member in camelCase and in snake_case (the SDK's 0.3 client sends
-the latter), other readers ignore letter case, and the versions name some things differently. So a
-member is looked up by a name without case and underscores: there may be one, and it must be spelled
-in one of the two ways. Where the versions have several names for one thing, one of them may occur.
+Where the two versions have several names for one thing (`a2a_members` says how each may be
+spelled), one of them may occur: an agent that reads another than we do would do something else.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from authz_server.core import limits
 from authz_server.core.attributes import AttributeValue
-from authz_server.core.errors import InvalidValueError, Reason, RequestFault
+from authz_server.core.errors import InvalidValueError
+from authz_server.core.protocols.a2a_members import (
+    Members,
+    as_list,
+    as_object,
+    in_camel_case,
+    malformed,
+    members_of,
+    one_of,
+    short_text,
+    text_of,
+    texts_of,
+)
 from authz_server.core.protocols.a2a_methods import Version
 from authz_server.core.urls import WebUrl
 
-# Every member this module looks up, anywhere. A member of another name is covered by the digest
-# alone, and free to exist: extensions and later versions add some.
-_NAMES: Final = (
-    *(
-        "acceptedOutputModes",
-        "blocking",
-        "bytes",
-        "config",
-        "configuration",
-        "content",
-        "contextId",
-    ),
-    *("data", "extensions", "file", "fileWithBytes", "fileWithUri", "historyLength", "id", "kind"),
-    *("message", "messageId", "parent", "parts", "pushNotification", "pushNotificationConfig"),
-    *("pushNotificationConfigId", "raw", "referenceTaskIds", "request", "returnImmediately"),
-    *("role", "taskId", "taskPushNotificationConfig", "tenant", "text", "uri", "url"),
-)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)
-
-
-def _bare(name: str) -> str:
-    return name.replace("_", "").replace("-", "").casefold()
-
-
-_BY_BARE: Final = {_bare(name): name for name in _NAMES}
-_SPELLINGS: Final = {name: frozenset({name, _snake(name)}) for name in _NAMES}
-
+_MESSAGE_ID: Final = ("messageId", "message_id")
 _PUSH: Final = ("taskPushNotificationConfig", "pushNotificationConfig", "pushNotification")
 # 1.0, 0.3, and the number of the enum, which protobuf takes too.
 _ROLES: Final[Mapping[object, str]] = dict.fromkeys(("ROLE_USER", "user", 1), "user") | (
@@ -54,8 +34,6 @@ _ROLES: Final[Mapping[object, str]] = dict.fromkeys(("ROLE_USER", "user", 1), "u
 _KINDS: Final[Mapping[str, str]] = {"text": "text", "raw": "file", "url": "url", "data": "data"}
 _BY_REFERENCE: Final = frozenset({"uri", "fileWithUri"})
 _FILE_MEMBERS: Final = ("uri", "fileWithUri", "bytes", "fileWithBytes")
-
-Members = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +80,8 @@ def read(action: str, params: Mapping[str, object], version: Version) -> Facts:
     Raises `RequestFault` (`MALFORMED_BODY`) for a member misspelled, of the wrong type, or named
     twice, and for a push notification URL that clients could read differently.
     """
-    members = _members(params, "params")
-    tenant = _text(members, "tenant")
+    members = members_of(params, "params")
+    tenant = text_of(members, "tenant")
     match action:
         case "message/send" | "message/stream":
             return _read_message(params, members, version, tenant)
@@ -114,7 +92,7 @@ def read(action: str, params: Mapping[str, object], version: Version) -> Facts:
                 raise malformed("a push notification config has no URL")
             return _facts(params, tenant=tenant, task_id=task_id, push_url=push_url)
         case "tasks/list":
-            return _facts(params, tenant=tenant, context_id=_text(members, "contextId"))
+            return _facts(params, tenant=tenant, context_id=text_of(members, "contextId"))
         case "agent/getAuthenticatedExtendedCard" | "agent/getCard":
             return _facts(params, tenant=tenant)
     return _facts(params, tenant=tenant, task_id=_task_id(action, members, version))
@@ -129,7 +107,7 @@ def _facts(
     push_url: WebUrl | None = None,
 ) -> Facts:
     return Facts(
-        document=_camel(params),
+        document=in_camel_case(params),
         covered=params,
         tenant=tenant,
         task_id=task_id,
@@ -151,7 +129,7 @@ def _task_id(action: str, members: Members, version: Version) -> str | None:
     if other in members:
         raise malformed(f"`params.{other}` is not what A2A {version} calls it")
     if members.get("parent") is None:
-        return _text(members, used)
+        return text_of(members, used)
     # `tasks/{id}` or `tasks/{id}/pushNotificationConfigs`, in the protobuf messages of 0.3.
     collection, _, task_id = str(members["parent"]).partition("/")
     if used in members or collection != "tasks":
@@ -162,32 +140,32 @@ def _task_id(action: str, members: Members, version: Version) -> str | None:
 def _read_message(
     params: Mapping[str, object], outer: Members, version: Version, tenant: str | None
 ) -> Facts:
-    held = _object(_one(outer, ("message", "request")), "message")
-    message = _members(held, "message")
-    parts = _one(message, ("parts", "content"))
+    held = as_object(one_of(outer, ("message", "request")), "message")
+    message = members_of(held, "message")
+    parts = one_of(message, ("parts", "content"))
     configuration = outer.get("configuration")
-    settings = _members(
-        _object({} if configuration is None else configuration, "configuration"), "configuration"
+    settings = members_of(
+        as_object({} if configuration is None else configuration, "configuration"), "configuration"
     )
     role = message.get("role")
     if not isinstance(role, str | int) or isinstance(role, bool) or role not in _ROLES:
         raise malformed("`role` of the message is not that of a user or an agent")
-    _text(message, "messageId")
+    text_of(message, "messageId")
     return Facts(
         document={
-            **_camel(params),
-            "message": {**_camel(held), "parts": parts},
-            "configuration": _camel(_object(configuration or {}, "configuration")),
+            **in_camel_case(params),
+            "message": {**in_camel_case(held), "parts": parts},
+            "configuration": in_camel_case(as_object(configuration or {}, "configuration")),
         },
         covered=_without_message_id(params, held),
         tenant=tenant,
-        task_id=_text(message, "taskId"),
-        context_id=_text(message, "contextId"),
+        task_id=text_of(message, "taskId"),
+        context_id=text_of(message, "contextId"),
         role=_ROLES[role],
-        part_kinds=tuple(sorted({_part_kind(part) for part in _list(parts, "parts")})),
+        part_kinds=tuple(sorted({_part_kind(part) for part in as_list(parts, "parts")})),
         push_url=_push_url(settings, _PUSH),
-        extensions=_texts(message, "extensions"),
-        reference_task_ids=_texts(message, "referenceTaskIds"),
+        extensions=texts_of(message, "extensions"),
+        reference_task_ids=texts_of(message, "referenceTaskIds"),
         blocking=_blocking(settings, version),
     )
 
@@ -195,7 +173,7 @@ def _read_message(
 def _without_message_id(
     params: Mapping[str, object], held: Mapping[str, object]
 ) -> dict[str, object]:
-    kept = {name: value for name, value in held.items() if _bare(name) != "messageid"}
+    kept = {name: value for name, value in held.items() if name not in _MESSAGE_ID}
     return {name: kept if value is held else value for name, value in params.items()}
 
 
@@ -215,7 +193,7 @@ def _blocking(configuration: Members, version: Version) -> bool | None:
 
 def _part_kind(part: object) -> str:
     """Return `text`, `data`, `file` (its bytes are in the message) or `url` (the agent fetches)."""
-    members = _members(_object(part, "a part"), "a part")
+    members = members_of(as_object(part, "a part"), "a part")
     found = [name for name in (*_KINDS, "file") if members.get(name) is not None]
     if len(found) != 1:
         raise malformed("a part does not have exactly one content")
@@ -224,7 +202,7 @@ def _part_kind(part: object) -> str:
         raise malformed("`kind` of a part is not that of its content")
     if name != "file":
         return _KINDS[name]
-    file = _members(_object(members["file"], "file"), "file")
+    file = members_of(as_object(members["file"], "file"), "file")
     (held, *more) = [name for name in _FILE_MEMBERS if file.get(name) is not None] or [""]
     if not held or more:
         raise malformed("a file part has not exactly one of content and address")
@@ -251,71 +229,4 @@ def _push_urls(holder: Members, names: tuple[str, ...]) -> Iterator[object]:
         yield holder["url"]
     for name in names:
         if holder.get(name) is not None:
-            yield from _push_urls(_members(_object(holder[name], name), name), names)
-
-
-# --- reading members --------------------------------------------------------------------------
-
-
-def _members(value: Mapping[str, object], what: str) -> Members:
-    """Return the members of an object by their camelCase names."""
-    found: Members = {}
-    for key, member in value.items():
-        name = _BY_BARE.get(_bare(key))
-        if name is None:
-            continue
-        if key not in _SPELLINGS[name] or name in found:
-            raise malformed(f"`{name}` of {what} is misspelled or given more than once")
-        found[name] = member
-    return found
-
-
-def _camel(value: Mapping[str, object]) -> dict[str, object]:
-    """Return `value` with the names of members we know in camelCase."""
-    return {_BY_BARE.get(_bare(key), key): member for key, member in value.items()}
-
-
-def _one(members: Members, names: tuple[str, ...]) -> object:
-    present = [name for name in names if members.get(name) is not None]
-    if len(present) != 1:
-        raise malformed(f"there is not exactly one `{'` or `'.join(names)}`")
-    return members[present[0]]
-
-
-def _object(value: object, what: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise malformed(f"`{what}` is not an object")
-    return value
-
-
-def _list(value: object, what: str) -> list[object]:
-    if not isinstance(value, list):
-        raise malformed(f"`{what}` is not a list")
-    return value
-
-
-def _text(members: Members, name: str) -> str | None:
-    """Return a short printable text; None if missing or empty, which is the same to protobuf."""
-    value = members.get(name)
-    return short_text(value, name) if value is not None and value != "" else None
-
-
-def _texts(members: Members, name: str) -> tuple[str, ...]:
-    items = _list([] if members.get(name) is None else members[name], name)
-    if len(items) > limits.ARGUMENT_ITEMS_MAX:
-        raise RequestFault(Reason.OVERSIZE, f"`{name}` has too many items")
-    return tuple(short_text(item, name) for item in items)
-
-
-def short_text(value: object, name: str) -> str:
-    """Return `value`, an id or a URI. Raises `RequestFault` (`MALFORMED_BODY`)."""
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise malformed(f"`{name}` is not a printable string")
-    if len(value) > limits.IDENTIFIER_CHARS_MAX:
-        raise malformed(f"`{name}` is longer than {limits.IDENTIFIER_CHARS_MAX} characters")
-    return value
-
-
-def malformed(detail: str) -> RequestFault:
-    """Return the fault of a body that no two readers are sure to read alike."""
-    return RequestFault(Reason.MALFORMED_BODY, detail)
+            yield from _push_urls(members_of(as_object(holder[name], name), name), names)
