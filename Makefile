@@ -36,8 +36,9 @@ setup: $(VENV)/.installed ## make .venv from requirements.lock (hash-checked) an
 proto: setup ## generate authz_server/_pb from protos/
 	$(BIN)/python protos/generate.py
 
-docs: setup ## generate the reference pages of docs/ from the code
+docs: setup ## generate the reference pages of docs/ and the rendered Envoys from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python envoy/generate.py
 
 lint: setup ## formatting, lint, strict types, import contracts, generated files current
 	$(BIN)/ruff format --check .
@@ -46,6 +47,7 @@ lint: setup ## formatting, lint, strict types, import contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python envoy/generate.py --check
 
 spire: setup ## build a real SPIRE for the tests, once, where Go is (some ten minutes; then seconds)
 	@$(BIN)/python -m tests.spire.build || [ $$? = 3 ] # 3: no Go here, and said so

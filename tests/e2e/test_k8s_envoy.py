@@ -47,7 +47,7 @@ def named(directory: str, kind: str, name: str) -> Manifest:
 def test_the_bootstrap_is_what_its_file_renders_to(directory: str) -> None:
     spec = K8S / directory / "envoy.yaml"
     code, rendered = run("envoy", "render", str(spec), "--output", "json")
-    assert (code, rendered) == (0, spec.with_suffix(".json").read_text())
+    assert (code, rendered) == (0, spec.with_suffix(".json").read_text()), "run `make docs`"
     mounted = [m for m in built(directory) if m.name.startswith("envoy-bootstrap-")]
     assert [m.at("data", "envoy.json") for m in mounted] == [rendered]
 
