@@ -6,6 +6,7 @@ unreserved characters, case of hex digits), strip one trailing slash, and refuse
 parsers are known to read differently. A rule therefore never sees an escape of a plain letter.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _REG_NAME = re.compile(
 )
 _IPV6 = re.compile(r"\[[0-9a-f:.]+\]")
 _PORT = re.compile(r"[0-9]{1,5}")
+# What resolvers take for an IPv4 address, in whatever notation (WHATWG URL, "ends in a number").
+_NUMERIC_NAME = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +152,43 @@ def _form_decoded(text: str) -> str:
 
 
 def canonical_host(authority: str) -> CanonicalHost:
-    """Return the host of an authority: lower case, without port.
+    """Return the host of an authority: lower case, without port, an IPv6 address as in RFC 5952.
 
     Raises `RequestFault` (`MALFORMED_REQUEST`) for an empty host, user information, a trailing dot,
-    a list of hosts, an over-long name, or anything that is neither a name nor an address.
+    a list of hosts, an over-long name, an address in a notation that is not its only one, or
+    anything that is neither a name nor an address.
     """
     if len(authority) > limits.HOST_BYTES_MAX:
         raise RequestFault(Reason.MALFORMED_REQUEST, "host is longer than a DNS name can be")
     host, port = _split_port(authority.lower())
     if port is not None and not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
         raise RequestFault(Reason.MALFORMED_REQUEST, "host has a malformed port")
-    if not (_REG_NAME.fullmatch(host) or _IPV6.fullmatch(host)):
-        raise RequestFault(Reason.MALFORMED_REQUEST, "host is not one plain DNS name or IP address")
-    return CanonicalHost(host)
+    if _REG_NAME.fullmatch(host):
+        if _NUMERIC_NAME.fullmatch(host):
+            _check_ipv4(host)
+        return CanonicalHost(host)
+    if _IPV6.fullmatch(host):
+        return CanonicalHost(_ipv6(host))
+    raise RequestFault(Reason.MALFORMED_REQUEST, "host is not one plain DNS name or IP address")
+
+
+def _check_ipv4(host: str) -> None:
+    try:
+        ipaddress.IPv4Address(host)  # four decimal numbers without leading zeros
+    except ValueError as error:
+        raise RequestFault(
+            Reason.MALFORMED_REQUEST, "host is an IPv4 address in another notation than 192.0.2.1"
+        ) from error
+
+
+def _ipv6(host: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(host[1:-1])
+    except ValueError as error:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "host is not an IPv6 address") from error
+    if address.ipv4_mapped is not None:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "host is an IPv4 address written as IPv6")
+    return f"[{address}]"
 
 
 def canonical_destination(authority: str) -> tuple[CanonicalHost, int]:

@@ -49,6 +49,36 @@ p, nobody-admin, *, *, /admin*, deny
 p, nobody-admin-host, *, admin.example, /*, deny
 """
 
+# Tools behind `mcp` and orders behind `rest`: deny-lists for `wide`, allow-lists for `narrow`.
+BODY_MODEL = """\
+[request_definition]
+r = sub, act, obj
+
+[policy_definition]
+p = id, sub, act, tool, rule, eft
+
+[policy_effect]
+e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
+
+[matchers]
+m = (p.sub == "*" || r.sub.id == p.sub) && (p.act == "*" || r.act.name == p.act) && \\
+    (p.tool == "*" || r.obj.tool == p.tool) && eval(p.rule)
+"""
+TOOLS = f"""\
+p, narrow-read, {spiffe("agent/narrow")}, tools/call, read_file, true, allow
+p, narrow-list, {spiffe("agent/narrow")}, tools/list, *, true, allow
+p, wide-all, {spiffe("agent/wide")}, *, *, true, allow
+p, nobody-deletes, *, *, delete_all, true, deny
+p, nobody-secret, *, *, *, "r.obj.args.path == '/secret'", deny
+"""
+ORDERS = f"""\
+p, narrow-small, {spiffe("agent/narrow")}, POST, *, r.obj.args.amount <= 100, allow
+p, wide-all, {spiffe("agent/wide")}, *, *, true, allow
+p, nobody-large, *, *, *, r.obj.args.amount > 1000, deny
+p, nobody-mallory, *, *, *, "r.obj.args.payee == 'mallory'", deny
+"""
+ORDERS_ARGUMENTS = {"amount": "/order/amount", "payee": "/order/payee"}
+
 BUNDLE = {
     "name": "default",
     "domain": "application",
@@ -231,16 +261,22 @@ def set_modes(directory: Path, modes: Mapping[str, str]) -> None:
 
 
 def _write_pdp_files(directory: Path, forge: Forge, identity: Mapping[str, object]) -> None:
-    bundle = directory / "bundles" / "default"
-    bundle.mkdir(parents=True)
-    (bundle / "model.conf").write_text(MODEL)
-    (bundle / "policy.csv").write_text(POLICY)
-    (bundle / "bundle.yaml").write_text(yaml.safe_dump(BUNDLE))
+    _write_bundle(directory, "default", MODEL, POLICY)
+    _write_bundle(directory, "tools", BODY_MODEL, TOOLS)
+    _write_bundle(directory, "orders", BODY_MODEL, ORDERS, arguments=ORDERS_ARGUMENTS)
     (directory / "identities.yaml").write_text(yaml.safe_dump(IDENTITIES))
     (directory / "trust.pem").write_bytes(forge.authority.pem)
     (directory / "sts.jwks.json").write_bytes(forge.jwks)
     configuration = _configuration(directory, identity)
     (directory / "authz.yaml").write_text(yaml.safe_dump(configuration))
+
+
+def _write_bundle(directory: Path, name: str, model: str, policy: str, **more: object) -> None:
+    bundle = directory / "bundles" / name
+    bundle.mkdir(parents=True)
+    (bundle / "model.conf").write_text(model)
+    (bundle / "policy.csv").write_text(policy)
+    (bundle / "bundle.yaml").write_text(yaml.safe_dump(BUNDLE | {"name": name} | more))
 
 
 def _configuration(directory: Path, identity: Mapping[str, object]) -> dict[str, object]:
