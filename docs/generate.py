@@ -12,6 +12,7 @@ from authz_server.core.attributes import SCHEMA, AttributeSpec
 from authz_server.servers.approvals_openapi import openapi_document
 
 PAGES = Path(__file__).parent
+sys.path.append(str(PAGES.parent))  # `tests`: the page about lint shows the samples that they run
 
 _ATTRIBUTES_HEAD = """\
 # Attributes
@@ -58,7 +59,13 @@ def approvals_page() -> str:
 
 def pages() -> dict[str, str]:
     """Return every generated page by its name below `docs/`."""
-    return {"attributes.md": attributes_page(), "openapi/approvals.yaml": approvals_page()}
+    from envoy_lint_page import envoy_lint_page
+
+    return {
+        "attributes.md": attributes_page(),
+        "envoy-lint.md": envoy_lint_page(),
+        "openapi/approvals.yaml": approvals_page(),
+    }
 
 
 def main(arguments: list[str]) -> int:
