@@ -1,8 +1,8 @@
 """The members of a JSON object of A2A, however they are spelled, and of the types they must have.
 
 Protobuf's JSON form takes each member in camelCase and in snake_case (the SDK's 0.3 client sends
-the latter), and other readers ignore letter case. So a member that is looked up may be spelled in one
-of the two ways, once, and a member that is called so to a reader less strict must not exist.
+the latter), and other readers ignore letter case. So a member that is looked up may be spelled in
+one of the two ways, once, and nothing that a laxer reader takes for it may stand beside it.
 """
 
 from collections.abc import Mapping
