@@ -135,6 +135,8 @@ def _report(
 
 def _stay(console: Console, mesh: "Mesh") -> None:
     """Say where everything is, and return at Ctrl-C or SIGTERM."""
+    from authz_server.demo.targets_file import TARGETS
+
     root = mesh.layout.root
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("envoy", "protocol", "bundle", "address", "host"):
@@ -145,7 +147,7 @@ def _stay(console: Console, mesh: "Mesh") -> None:
         table.add_row(*map(safe, (*cells, service.host)))
     console.print(table)
     console.print(safe(f"Running in {root}. In another terminal:"))
-    bundles, targets = mesh.layout.bundles, root / "targets.yaml"
+    bundles, targets = mesh.layout.bundles, root / TARGETS
     configuration = mesh.layout.configuration
     for line in (
         f"policy consistency SCENARIO --bundles {bundles} --through {targets}",

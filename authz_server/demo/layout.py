@@ -66,6 +66,10 @@ class Layout:
         """Return the bootstrap of the Envoy in front of service `name`."""
         return self.root / "envoy" / f"{name}.json"
 
+    def admin(self, name: str) -> Path:
+        """Return the socket of the admin interface of the Envoy `name`."""
+        return self.socket(f"admin-{name}")
+
     def access_log(self, name: str) -> Path:
         """Return the access log of the Envoy in front of service `name`."""
         return self.logs / f"envoy-{name}.access.jsonl"

@@ -21,11 +21,12 @@ from authz_server.agent.received import Delegation
 from authz_server.agent.svid import Svid
 from authz_server.agent.tunnel_files import leave_delegation
 from authz_server.demo.agent_calls import AgentRuntime
+from authz_server.demo.envoy_files import write_envoy_files
 from authz_server.demo.identities import IssuedIdentity, MeshIdentity
 from authz_server.demo.layout import Layout, make_layout
 from authz_server.demo.mesh_client import Endpoint
 from authz_server.demo.pdp_files import http_address, write_pdp_files
-from authz_server.demo.plan import MeshPlan, Service, WayOut
+from authz_server.demo.plan import MeshPlan, Service
 from authz_server.demo.probes import envoy_ready, listens, page
 from authz_server.demo.processes import (
     READY_TIMEOUT_S,
@@ -45,21 +46,10 @@ from authz_server.demo.token_exchange import (
     ask,
     serving,
 )
-from authz_server.demo.ways_out import (
-    LocalPort,
-    delegation_directory,
-    local_ports,
-    outbound_of,
-)
+from authz_server.demo.ways_out import LocalPort, delegation_directory, local_ports
 from authz_server.envoy_config.binary import envoy_binary
-from authz_server.envoy_config.bootstrap import Outbound, render_bootstrap
-from authz_server.envoy_config.enforcement_point import EnforcementPoint
-from authz_server.settings.addresses import TcpAddress, UnixAddress
 
-_FIRST_PORT = 10_443
 _STS_PATH = "/service/sts"
-# Nine processes on perhaps two cores: a decision may wait for its turn longer than in production.
-_PDP_TIMEOUT_S = 2.0
 _POLL_S = 0.05
 
 
@@ -179,7 +169,9 @@ class Mesh:
 
     def connections(self, name: str) -> int:
         """Return how often Envoy has connected to what stands behind service `name`."""
-        _, lines = page(self._admin(name), "/stats?usedonly&filter=_upstream.upstream_cx_total")
+        _, lines = page(
+            self.layout.admin(name), "/stats?usedonly&filter=_upstream.upstream_cx_total"
+        )
         return sum(_last_numbers(lines))
 
     # --- the PDP -------------------------------------------------------------------------------
@@ -208,7 +200,7 @@ class Mesh:
 
     def _asks_all(self, name: str) -> bool:
         stats = "/stats?filter=_pdp.membership_healthy"
-        return _last_numbers(page(self._admin(name), stats)[1]) == [self.plan.replicas]
+        return _last_numbers(page(self.layout.admin(name), stats)[1]) == [self.plan.replicas]
 
     def kill_pdp(self, replica: int = 0) -> None:
         """End a PDP at once, without a chance to answer what it is working on."""
@@ -246,70 +238,14 @@ class Mesh:
             identity=self._identity.pdp_settings(),
             issuer=self.issuer,
         )
-        for service in self.plan.services:
-            bootstrap = render_bootstrap(
-                [self._point(service)],
-                node=f"envoy-{service.name}",
-                admin_socket=self._admin(service.name),
-            )
-            self.layout.envoy(service.name).write_text(bootstrap)
-        for way in self.plan.ways_out:
-            bootstrap = render_bootstrap(
-                [],
-                node=f"envoy-{way.name}",
-                admin_socket=self._admin(way.name),
-                outbound=self._outbound(way),
-            )
-            self.layout.envoy(way.name).write_text(bootstrap)
-        self.layout.services.publish(
-            {service.host: self._endpoint(service) for service in self.plan.services}
-        )
-
-    def _endpoint(self, service: Service) -> Endpoint:
-        return Endpoint(
-            host=self.layout.loopback,
-            port=_FIRST_PORT + self.plan.services.index(service),
-            spiffe_id=str(self.plan.spiffe_id(service.workload)),
-        )
-
-    def _point(self, service: Service) -> EnforcementPoint:
-        """Return the enforcement point of `service`; it proves itself as the service it guards."""
-        endpoint = self._endpoint(service)
-        return EnforcementPoint(
-            name=service.name,
-            listen=TcpAddress(endpoint.host, endpoint.port),
-            upstream=UnixAddress(service.socket or self.layout.socket(service.name)),
-            protocol=service.protocol,
-            workload_id=self.plan.spiffe_id(service.workload),
-            audience=service.audience,
-            bundle=service.bundle,
-            resource=service.resource,
-            labels=service.labels,
-            domains=() if service.tunnels else (service.host,),
-            tunnels=service.tunnels,
-            strip_delegation=service.strip_delegation,
-            pdp=self._identity.pdp,
-            pdp_timeout_s=_PDP_TIMEOUT_S,
-            pdp_tls=self._identity.pdp_tls(service),
-            svid=self._identity.envoy_svid(service),
-            access_log=self.layout.access_log(service.name),
-        )
-
-    def _outbound(self, way: WayOut) -> list[Outbound]:
-        """Return what the outbound Envoy `way` listens for, as the workload it stands beside."""
-        ports = [port for port in self.local_ports() if port.way == way]
-        svid = self._identity.files(way.workload)
-        return list(outbound_of(ports, self.layout, svid, self._endpoint))
-
-    def _admin(self, name: str) -> Path:
-        return self.layout.socket(f"admin-{name}")
+        write_envoy_files(self.layout, self.plan, self._identity)
 
     def _start_envoy(self, name: str, program: Path) -> Callable[[], None]:
         argv: list[str | Path] = [program, "--config-path", self.layout.envoy(name)]
         # Hot restart shares memory between Envoys of one machine; these have nothing to share.
         argv += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
         child = self._processes.start(f"envoy-{name}", argv)
-        admin = self._admin(name)
+        admin = self.layout.admin(name)
         return lambda: child.wait_until(lambda: envoy_ready(admin), what="readiness")
 
     def _start_service(self, service: Service, module: str) -> Callable[[], None]:

@@ -18,11 +18,12 @@ from click.testing import CliRunner, Result
 
 from authz_server.cli.policy_consistency import command as consistency
 from authz_server.core.attributes import Protocol
-from authz_server.demo.everywhere import SCENARIOS, Played, play_everywhere, write_targets
+from authz_server.demo.everywhere import SCENARIOS, Played, play_everywhere
 from authz_server.demo.everywhere_cast import DATABASE, DATABASE_ROLE
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.postgres import PostgresError, installed_programs
 from authz_server.demo.run import SHIPPED_BUNDLES
+from authz_server.demo.targets_file import write_targets
 from authz_server.demo.ways_out import LocalPort
 from tests.e2e import sdk_sessions
 from tests.e2e.test_demo import children
