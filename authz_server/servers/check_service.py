@@ -1,8 +1,9 @@
 """One Check call without its transport: CheckRequest bytes in, CheckResponse bytes out.
 
-Every way through `CheckService.handle` ends in a well-formed answer. Anything but an explicit,
-recorded allow is a denial with its reason: Envoy would take a gRPC error for one too, but would
-not know why, and an empty answer for an allow.
+Every way through `CheckService.handle` ends in a well-formed answer. Nothing passes that was not
+decided and recorded, in whatever mode its policy bundle is; all else is a denial with its reason.
+Envoy would take a gRPC error for a denial too, but would not know why, and an empty answer for an
+allow.
 """
 
 import os
