@@ -231,7 +231,10 @@ SCHEMA: Final[Mapping[str, Mapping[str, AttributeSpec]]] = {
         "uri": AttributeSpec(
             _S, "MCP resource URI, A2A task id, or `tcp://host:port` of a CONNECT tunnel"
         ),
-        "args": AttributeSpec(AttributeType.MAP, "top-level arguments"),
+        "args": AttributeSpec(
+            AttributeType.MAP,
+            "arguments: MCP's, A2A's (protocols.md), and those the bundle declares",
+        ),
         "args_sha256": AttributeSpec(_S, "SHA-256 of the arguments' RFC 8785 form, hex"),
         "resource": AttributeSpec(_S, "`resource` of the route's context extensions"),
         "labels": AttributeSpec(AttributeType.MAP, "`label.*` of the route's context extensions"),
