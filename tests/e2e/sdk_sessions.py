@@ -15,11 +15,23 @@ from typing import Any
 import grpc.aio
 import httpx
 import httpx2
+from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
+from a2a.client import Client as A2aClient
+from a2a.helpers import new_raw_message, new_text_message
+from a2a.types import Message, Role, SendMessageRequest, TaskPushNotificationConfig
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from authz_server._pb.fleet.v1 import fleet_pb2 as fleet
-from authz_server.agent import AccessRequest, Delegation, Denied, Escalated, typed_refusals
+from authz_server.agent import (
+    AccessRequest,
+    Delegation,
+    Delegator,
+    Denied,
+    Escalated,
+    HandOff,
+    typed_refusals,
+)
 from authz_server.agent.grpc_client import aio_interceptors
 from authz_server.agent.httpx_auth import HttpxDelegation
 from authz_server.agent.mcp_client import McpDelegation
@@ -29,6 +41,7 @@ from authz_server.demo.mesh import Mesh
 from authz_server.demo.processes import child_environment
 from authz_server.live.targets import Identity
 from authz_server.live.tls import spiffe_context
+from tests.e2e.test_a2a_sdk import ToTheAnalyst
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +99,14 @@ def approve(mesh: Mesh, ticket: str) -> None:
     )
 
 
-def delegation(mesh: Mesh, *scope: str) -> Delegation:
+def delegation(mesh: Mesh, *scope: str, hops: int = 0) -> Delegation:
     """Return what Alice lets the assistant do."""
     root = mesh.issuer.issue_root(
         subject=ALICE,
         actor=mesh.plan.spiffe_id(ASSISTANT),
         scope=scope,
         purpose="support-case",
+        hops=hops,
     )
     return Delegation(root=root)
 
@@ -158,6 +172,29 @@ async def rest_client(mesh: Mesh, held: Delegation) -> AsyncIterator[httpx.Async
         yield client
 
 
+@asynccontextmanager
+async def a2a_client(mesh: Mesh) -> AsyncIterator[A2aClient]:
+    """The agent's own card says how it is called; its messages are handed off to it."""
+    analyst = mesh.service("analyst")
+    audience = (analyst.audience,)
+    hand_off = HandOff(
+        to=str(mesh.plan.spiffe_id(analyst.workload)), audience=audience, scope=["crm.read"]
+    )
+    held = delegation(mesh, "crm.read", hops=1)
+    hook = HttpxDelegation(Delegator(mesh.svid(ASSISTANT)), hand_off, delegation=held)
+    async with httpx.AsyncClient(transport=ToTheAnalyst(mesh, ASSISTANT), auth=hook) as http:
+        card = await A2ACardResolver(http, f"https://{analyst.host}").get_agent_card()
+        config = ClientConfig(httpx_client=http, streaming=False)
+        async with ClientFactory(config).create(card) as client:
+            yield client
+
+
+async def _answer(client: A2aClient, message: Message) -> str:
+    """Return the id of the task that the message became."""
+    answers = [a async for a in client.send_message(SendMessageRequest(message=message))]
+    return str(answers[-1].task.id)
+
+
 # --- the sessions -------------------------------------------------------------------------------
 
 
@@ -180,6 +217,24 @@ async def mcp_session(mesh: Mesh, mode: str, revision: str, tier: str) -> None:
         )
         assert passed.content[0].text.startswith("id,name,tier")
         assert len(mesh.visits("crm")) == before + 1
+
+
+async def a2a_session(mesh: Mesh) -> None:
+    """Read the card, ask, be denied, be escalated, be approved."""
+    async with a2a_client(mesh) as client:
+        assert await _answer(client, new_text_message("why", role=Role.ROLE_USER))
+        before = len(mesh.visits("analyst"))
+        leak = TaskPushNotificationConfig(task_id="7", url="https://collector.example.net/")
+        denied = await told(client.create_task_push_notification_config(leak))
+        assert (denied.verdict, denied.reason) == ("deny", "DENIED_BY_RULE")
+        assert len(mesh.visits("analyst")) == before
+
+        def handing_over() -> Awaitable[str]:
+            file = new_raw_message(b"minutes", "text/plain", "notes.txt", role=Role.ROLE_USER)
+            return _answer(client, file)
+
+        assert await approved_once(mesh, handing_over, "support-leads")
+        assert len(mesh.visits("analyst")) == before + 1
 
 
 async def grpc_session(mesh: Mesh, deployment: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from authz_server._pb.fleet.v1 import fleet_pb2 as fleet
-from authz_server.demo.cast import CRM, DATA
+from authz_server.demo.cast import ANALYST, CRM, DATA
 from authz_server.demo.everywhere_cast import FLEET, everywhere_plan
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.postgres import PostgresError, installed_programs, running_postgres
@@ -54,7 +54,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def mesh(ledger: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     plan = replace(
         everywhere_plan(SHIPPED_BUNDLES, replicas=2, ledger=ledger),
-        services=(CRM, FLEET, DATA),
+        services=(CRM, ANALYST, FLEET, DATA),
         ways_out=(),
     )
     with Mesh.start(tmp_path_factory.mktemp("replicas"), plan) as running:
@@ -67,6 +67,10 @@ def mesh(ledger: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 )
 def test_an_mcp_session(mode: str, revision: str, tier: str, mesh: Mesh) -> None:
     asyncio.run(sdk_sessions.mcp_session(mesh, mode, revision, tier))
+
+
+def test_an_a2a_session(mesh: Mesh) -> None:
+    asyncio.run(sdk_sessions.a2a_session(mesh))
 
 
 def test_a_grpc_session(mesh: Mesh) -> None:
