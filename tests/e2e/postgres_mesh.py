@@ -10,6 +10,8 @@ what one setting is for.
 import copy
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ from tests.postgres_server import PostgresServer
 DOMAIN = TrustDomain.parse("shop.example.org")
 ISSUER = "https://sts.shop.example.org"
 ALICE, BOB = "alice@example.org", "bob@example.org"
+CAROL = "carol@example.org"  # answers escalations
 HOST = "orders-db.internal"
 TARGET = f"{HOST}:5432"
 AUDIENCE = f"tcp://{HOST}"
@@ -60,7 +63,7 @@ _MODEL = """\
 r = sub, chain, act, obj
 
 [policy_definition]
-p = id, kind, resource, uri, scope, eft
+p = id, kind, resource, uri, scope, obligation, eft
 
 [policy_effect]
 e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
@@ -71,12 +74,13 @@ m = r.act.protocol == "tcp" && r.sub.kind == p.kind && r.obj.resource == p.resou
 """
 _RULES = {
     "databases": """\
-p, orders-service, service, orders-db, , , allow
-p, orders-agent, agent, orders-db, tcp://orders-db.internal:5432, orders.read, allow
-p, mail-service, service, mail, , , allow
+p, orders-service, service, orders-db, , , , allow
+p, orders-agent, agent, orders-db, tcp://orders-db.internal:5432, orders.read, , allow
+p, orders-repair, agent, orders-db, tcp://orders-db.internal:5432, orders.repair, dba, escalate
+p, mail-service, service, mail, , , , allow
 """,
     # Who may reach payroll is another team's business: the same service is refused there.
-    "payroll": "p, payroll-service, service, payroll-db, , payroll.read, allow\n",
+    "payroll": "p, payroll-service, service, payroll-db, , payroll.read, , allow\n",
 }
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -155,6 +159,13 @@ class Site:
     def leave(self, client: str, delegation: Delegation | None) -> None:
         """Make `delegation` that of the next tunnels of `client`, as soon as Envoy notices."""
         leave_delegation(self.directory / f"delegation-{client}", delegation)
+
+    def command(self, *arguments: str) -> None:
+        """Run `authz-server` for this PDP's ledger."""
+        group, name, *rest = arguments
+        config = str(self.directory / "authz.yaml")
+        argv = [sys.executable, "-m", "authz_server", group, name, "--config", config, *rest]
+        subprocess.run(argv, check=True, capture_output=True)
 
     def reached(self) -> int:
         """Return how many connections PostgreSQL has ever accepted from anyone."""
@@ -238,6 +249,7 @@ def _write_pdp_files(
             "require": False,
         },
         "bundles": {"dir": "bundles"},
+        "approvals": {"groups": {"dba": [CAROL]}},
         "ledger": {"url": "sqlite:///ledger.db"},
     }
     (directory / "authz.yaml").write_text(yaml.safe_dump(configuration))

@@ -1,7 +1,5 @@
 """PostgreSQL behind Envoy: who gets in, on whose behalf, and what the ledger says of it."""
 
-import subprocess
-import sys
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
@@ -13,6 +11,7 @@ from authz_server.agent import Delegation
 from tests.e2e.postgres_mesh import (
     ALICE,
     BOB,
+    CAROL,
     CLIENTS,
     GREETING,
     HOST,
@@ -70,13 +69,13 @@ def allowed(site: Site, port: str) -> dict[str, Any]:
     return document
 
 
-def denied(site: Site, port: str) -> dict[str, Any]:
+def denied(site: Site, port: str, *, verdict: str = "deny") -> dict[str, Any]:
     """Be refused at `port`, PostgreSQL none the wiser, and return the record of it."""
     before, reached = site.ledger.last(), site.reached()
     with pytest.raises(psycopg.OperationalError):
         site.connect(port)
     document = only_record(site, before)
-    assert document["verdict"] == "deny"
+    assert document["verdict"] == verdict
     assert site.reached() == reached
     return document
 
@@ -249,15 +248,25 @@ def test_a_grant_of_something_else_opens_no_tunnel(site: Site) -> None:
     assert denied(site, "assistant_tunnel")["reason"] == "NO_MATCHING_RULE"
 
 
+def test_a_connection_waits_for_a_person(site: Site) -> None:
+    """Asked, approved, and connected to once; then somebody is asked again."""
+    presenting(site, "assistant", Delegation(root=site.root(scope="orders.repair")))
+    document = denied(site, "assistant_tunnel", verdict="escalate")
+    assert document["rules"] == ["orders-repair"]
+    site.command("approvals", "approve", document["access_request"]["id"], "--as", CAROL)
+    approved = allowed(site, "assistant_tunnel")
+    assert (approved["approval"]["approver"], approved["rules"]) == (CAROL, ["orders-repair"])
+    again = denied(site, "assistant_tunnel", verdict="escalate")
+    assert again["access_request"]["id"] != document["access_request"]["id"]
+
+
 # --- while it runs ---------------------------------------------------------------------------
 
 
 def test_a_revoked_client_makes_no_further_connection(site: Site) -> None:
     with site.connect("leaver_raw") as connection:
-        command = [sys.executable, "-m", "authz_server", "revocations", "add"]
-        command += ["--config", str(site.directory / "authz.yaml"), "--reason", "left"]
-        command += ["--spiffe-id", str(CLIENTS["leaver"])]
-        subprocess.run(command, check=True, capture_output=True)
+        leaver = str(CLIENTS["leaver"])
+        site.command("revocations", "add", "--spiffe-id", leaver, "--reason", "left")
 
         def refused() -> bool:
             try:
