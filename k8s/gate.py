@@ -33,11 +33,12 @@ class GateError(Exception):
 def lay_out_bundles(manifests: Sequence[Manifest], root: Path) -> Iterator[Path]:
     """Write every bundle below `root` and return the directories that hold some, one a namespace.
 
-    Raises `GateError` for a bundle without a name, and for two of one name.
+    Raises `GateError` for a bundle without a name or label, and for two of one name.
     """
     found = set()
     for manifest in manifests:
         if not is_bundle(manifest):
+            _check_is_none(manifest)
             continue
         name = _name(manifest)
         # A name is a directory here; the loader says what else is wrong with one.
@@ -53,6 +54,13 @@ def lay_out_bundles(manifests: Sequence[Manifest], root: Path) -> Iterator[Path]
     if not found:
         raise GateError("no ConfigMap is labelled `app.kubernetes.io/component: policy-bundle`")
     yield from sorted(found)
+
+
+def _check_is_none(manifest: Manifest) -> None:
+    # SECURITY: a bundle without the label would be applied untested.
+    if manifest.kind == "ConfigMap" and manifest.at("data", "model.conf") is not None:
+        label = "app.kubernetes.io/component: policy-bundle"
+        raise GateError(f"{manifest}: metadata.labels: is a bundle, and not labelled `{label}`")
 
 
 def _name(manifest: Manifest) -> str:

@@ -1,6 +1,5 @@
 """`make k8s-check` passes on what we ship, and finds each fault that is planted there."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from k8s import check
+from k8s.checking.crds import MODULES, extension_schemas
 from k8s.checking.kustomize import KustomizeError, parse
 from k8s.checking.manifest import Fault, Manifest
 from k8s.checking.references import External
@@ -463,26 +463,75 @@ def test_what_is_no_manifest_is_refused(stream: str) -> None:
         parse(stream)
 
 
-def test_the_command_names_object_and_field(tmp_path: Path) -> None:
+def test_the_command_names_object_and_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command()
+    report = check.Report()
     (tmp_path / "kustomization.yaml").write_text("resources: [objects.yaml, gone.yaml]\n")
     (tmp_path / "objects.yaml").write_text("")
-    broken = _run(tmp_path)
-    assert broken.returncode == 1
-    assert "kustomization.yaml: " in broken.stdout
+    check.check([tmp_path], report)
+    assert report.faulty
+    assert "kustomization.yaml: " in capsys.readouterr().out
 
     (tmp_path / "kustomization.yaml").write_text("resources: [objects.yaml]\n")
     (tmp_path / "objects.yaml").write_text(
         "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {port: 1, selector: {a: b}}\n"
+        "---\napiVersion: example.org/v1\nkind: Odd\nmetadata: {name: o}\n"
     )
-    faulty = _run(tmp_path)
-    assert faulty.returncode == 1
-    assert "2 faults" in faulty.stdout
-    assert "  Service/s: spec: Additional properties are not allowed" in faulty.stdout
-    assert "  Service/s: spec.selector: selects no pods here" in faulty.stdout
-    assert "not run here: a cluster" in faulty.stdout
+    check.check([tmp_path], report)
+    said = capsys.readouterr().out
+    assert "2 objects, 2 faults" in said
+    assert "  Service/s: spec: Additional properties are not allowed" in said
+    assert "  Service/s: spec.selector: selects no pods here" in said
+    assert "skipped: no schema here for Odd of example.org/v1" in said
+    assert "not run here: a cluster" in said
 
 
-def _run(directory: Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "k8s.check", str(directory)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=K8S.parent)
+def test_a_sound_directory_is_no_fault_and_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command()
+    (tmp_path / "kustomization.yaml").write_text("resources: [account.yaml]\n")
+    (tmp_path / "account.yaml").write_text(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["check", str(tmp_path)])
+    assert check.main() == 0
+    (tmp_path / "account.yaml").write_text("apiVersion: v1\nkind: ServiceAccount\nname: a\n")
+    assert check.main() == 1
+    capsys.readouterr()
+
+
+def test_without_anything_to_build_with_it_says_that_nothing_was_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert check.main() == 3
+    assert "nothing was checked" in capsys.readouterr().out
+
+
+def test_without_go_the_schemas_of_extensions_are_skipped_aloud(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found, missing = extension_schemas()
+    assert sorted(kind for _, kind in found) == ["AgentgatewayPolicy", "ClusterSPIFFEID"]
+    assert [line.partition(":")[0] for line in missing] == [module.group for module in MODULES]
+
+
+def test_a_module_with_other_files_than_pinned_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Go says what it downloaded; the hash is compared before a file of it is read."""
+    (tmp_path / "go").write_text(
+        """#!/bin/sh\necho '{"Dir": "/nowhere", "Sum": "h1:somethingelse="}'\n"""
+    )
+    (tmp_path / "go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _, missing = extension_schemas()
+    assert len(missing) == len(MODULES)
+    assert all("its hash is h1:somethingelse=" in line for line in missing)

@@ -101,6 +101,7 @@ def test_what_cannot_be_tested_is_refused(
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
+        (lambda c: c["metadata"].pop("labels"), "is a bundle, and not labelled"),
         (lambda c: c["data"].pop("bundle.yaml"), "has no `name`"),
         (lambda c: c["data"].update({"bundle.yaml": "name: ../up"}), "has no `name`"),
         (lambda c: c["data"].update({"bundle.yaml": "name: .hidden"}), "has no `name`"),
@@ -108,7 +109,7 @@ def test_what_cannot_be_tested_is_refused(
         (lambda c: c["data"].update({"bundle.yaml": "name: data"}), "is there twice"),
         (lambda c: c.update(binaryData={"policy.csv": "eA=="}), "a policy is text"),
     ],
-    ids=["no description", "a path", "hidden", "no YAML", "another's name", "binary"],
+    ids=["no label", "no description", "a path", "hidden", "no YAML", "another's name", "binary"],
 )
 def test_a_bundle_that_cannot_be_laid_out_is_refused(
     edit: Edit, said: str, capsys: pytest.CaptureFixture[str]
