@@ -89,7 +89,7 @@ class Snapshot:
 
     def mode_of(self, bundle: str) -> Mode:
         """Return the mode of a policy bundle; one that is not listed, or not loaded, enforces."""
-        return self.modes.get(bundle, Mode.ENFORCE)
+        return self.modes.get(bundle, Mode.ENFORCE) if bundle in self.policies else Mode.ENFORCE
 
     @property
     def shadowed(self) -> tuple[str, ...]:

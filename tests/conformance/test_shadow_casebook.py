@@ -1,6 +1,7 @@
 """The casebook under bundles in shadow mode: decided as ever, and everything passes but orders."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -87,6 +88,21 @@ def test_one_bundle_in_shadow_changes_nothing_on_the_routes_of_others(
             assert found.passes is (case.expect["verdict"] == "allow"), case.name
             others += 1
     assert others
+
+
+def test_a_bundle_that_is_not_loaded_is_in_no_mode(
+    readable: tuple[Case, ...], world: World
+) -> None:
+    """The loader refuses such a configuration; a snapshot that has it all the same enforces."""
+    (case,) = (case for case in readable if case.name == "bundle that is not loaded")
+    found = decided(case, world, {"nowhere": Mode.SHADOW})
+    assert (found.reason, found.mode, found.passes) == (
+        Reason.UNKNOWN_BUNDLE,
+        Mode.ENFORCE,
+        False,
+    )
+    spoilt = replace(case, spec={**case.spec, "chain": None})
+    assert not decided(spoilt, world, {"nowhere": Mode.SHADOW}).passes
 
 
 def test_a_revoked_caller_does_not_pass_whatever_else_is_wrong(
