@@ -1,15 +1,14 @@
 """Shadow mode through real Envoys: what would be denied passes, is marked, and is on record."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from authz_server.cli import main
 from authz_server.core.enforcement import OBSERVABLE
 from authz_server.core.errors import Reason
 from tests.e2e.attack_mesh import Mesh, running_mesh, set_modes
@@ -137,16 +136,8 @@ def test_the_casebook_with_one_bundle_in_shadow(site: Site) -> None:
 
 def test_offline_check_says_what_the_policy_says_and_that_it_is_not_enforced(site: Site) -> None:
     (case,) = (case for case in casebook.cases() if case.name == "no rule allows it")
-    command = [sys.executable, "-m", "authz_server", "check", "--binary"]
-    command += ["--config", str(site.directory / "authz.yaml")]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("AUTHZ_")}
-    done = subprocess.run(  # noqa: PLW1510
-        command,
-        input=casebook.check_request(case, site.world),
-        capture_output=True,
-        env=environment,
-        timeout=60,
-    )
-    assert done.returncode == 1, done.stderr
+    arguments = ["check", "--binary", "--config", str(site.directory / "authz.yaml")]
+    done = CliRunner().invoke(main.group, arguments, input=casebook.check_request(case, site.world))
+    assert done.exit_code == 1, done.output
     document = json.loads(done.stdout)
     assert (document["verdict"], document["mode"]) == ("deny", "shadow")
