@@ -5,8 +5,6 @@ The clients are the libraries' own. Ours is the hook that adds the delegation (`
 """
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
 from a2a.client import Client as A2aClient
 from a2a.helpers import new_raw_message, new_text_message
 from a2a.types import Message, Role, SendMessageRequest, TaskPushNotificationConfig
+from click.testing import CliRunner
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -35,10 +34,10 @@ from authz_server.agent import (
 from authz_server.agent.grpc_client import aio_interceptors
 from authz_server.agent.httpx_auth import HttpxDelegation
 from authz_server.agent.mcp_client import McpDelegation
+from authz_server.cli.main import group
 from authz_server.core.spiffe import SpiffeId
 from authz_server.demo.cast import ALICE, ASSISTANT, BOB
 from authz_server.demo.mesh import Mesh
-from authz_server.demo.processes import child_environment
 from authz_server.live.targets import Identity
 from authz_server.live.tls import spiffe_context
 from tests.e2e.test_a2a_sdk import ToTheAnalyst
@@ -87,16 +86,10 @@ async def approved_once(mesh: Mesh, call: Callable[[], Awaitable[Any]], group: s
 
 
 def approve(mesh: Mesh, ticket: str) -> None:
-    """Answer as a person does: on the command line."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "authz_server", "approvals", "approve", ticket, "--as", BOB),
-            *("--config", mesh.layout.configuration),
-        ],
-        env=child_environment(),
-        capture_output=True,
-        check=True,
-    )
+    """Answer as a person does: with the command."""
+    argv = ["approvals", "approve", ticket, "--as", BOB]
+    done = CliRunner().invoke(group, [*argv, "--config", str(mesh.layout.configuration)])
+    assert done.exit_code == 0, done.output
 
 
 def delegation(mesh: Mesh, *scope: str, hops: int = 0) -> Delegation:
