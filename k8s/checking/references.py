@@ -204,6 +204,8 @@ class References:
                     yield self._by_name[key].fault(("spec", "replicas"), fault)
             case "ServiceMonitor":
                 yield from self._monitor_faults(manifest)
+            case "PodMonitor":
+                yield from self._pod_monitor_faults(manifest)
             case _:
                 pass
 
@@ -250,6 +252,16 @@ class References:
                 if at(endpoint, "port") not in names:
                     path = ("spec", "endpoints", index, "port")
                     yield monitor.fault(path, f"{service} has no port `{at(endpoint, 'port')}`")
+
+    def _pod_monitor_faults(self, monitor: Manifest) -> Iterator[Fault]:
+        pods = self._selected(monitor, monitor.at("spec", "selector"))
+        if not pods:
+            yield monitor.fault(("spec", "selector"), "selects no pods here")
+        for index, endpoint in enumerate(items(monitor.at("spec", "podMetricsEndpoints"))):
+            if any(at(endpoint, "port") not in _ports(pod) for pod in pods):
+                path = ("spec", "podMetricsEndpoints", index, "port")
+                wrong = f"no container of its pods has the port `{at(endpoint, 'port')}`"
+                yield monitor.fault(path, wrong)
 
     def _selected(self, by: Manifest, selector: object) -> list[PodTemplate]:
         return [

@@ -1,5 +1,6 @@
 """`make k8s-check` passes on what we ship, and finds each fault that is planted there."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from k8s import check
 from k8s.checking.crds import MODULES, extension_schemas
-from k8s.checking.kustomize import KustomizeError, parse
+from k8s.checking.kustomize import KustomizeError, build, parse
 from k8s.checking.manifest import Fault, Manifest
 from k8s.checking.references import External
 from tests.harness.kustomizations import (
@@ -394,6 +395,34 @@ def test_a_sidecar_is_held_to_the_same() -> None:
         "spec.template.spec.initContainers[0].args",
         "spec.template.spec.initContainers[1].securityContext.readOnlyRootFilesystem",
     ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda m: m["spec"]["selector"]["matchLabels"].update(tier="front"),
+            "PodMonitor/crm/authz-sidecars: spec.selector: selects no pods here",
+        ),
+        (
+            lambda m: m["spec"]["podMetricsEndpoints"][0].update(port="http"),
+            "spec.podMetricsEndpoints[0].port: no container of its pods has the port `http`",
+        ),
+    ],
+    ids=["of nothing", "of a port that is not there"],
+)
+def test_a_pod_monitor_is_found(damage: Damage, line: str) -> None:
+    faults = shown(every_fault(damaged(SIDECAR, "PodMonitor", "authz-sidecars", damage)))
+    assert [found for found in faults if line in found], faults
+
+
+def test_a_namespace_that_is_changed_in_one_place_only_is_found(tmp_path: Path) -> None:
+    """Kustomize moves the objects; which namespace SPIRE is told of is a label in a selector."""
+    overlay = os.path.relpath(K8S / CENTRAL, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(f"namespace: blue\nresources: [{overlay!r}]\n")
+    faults = shown(list(check.own_faults(build(command(), tmp_path), external())))
+    (line,) = [found for found in faults if "no ClusterSPIFFEID selects it" in found]
+    assert line.startswith("Deployment/blue/authz-server: ")
 
 
 @pytest.mark.parametrize(
