@@ -23,7 +23,7 @@ from authz_server.core.protocols.a2a_members import (
     texts_of,
 )
 from authz_server.core.protocols.a2a_methods import Version
-from authz_server.core.urls import WebUrl
+from authz_server.core.web_url import WebUrl
 
 _MESSAGE_ID: Final = ("messageId", "message_id")
 _PUSH: Final = ("taskPushNotificationConfig", "pushNotificationConfig", "pushNotification")

@@ -3,7 +3,7 @@
 import pytest
 
 from authz_server.core.errors import InvalidValueError
-from authz_server.core.urls import WebUrl
+from authz_server.core.web_url import WebUrl
 
 
 @pytest.mark.parametrize(
