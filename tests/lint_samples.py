@@ -5,7 +5,7 @@ real Envoy runs, exactly what the documentation shows.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,11 +76,13 @@ class Sample:
             part["filters"].insert(1, self.values["network_filter"])
 
 
-def samples() -> Iterator[Sample]:
-    """Yield every sample."""
-    for rule, entries in yaml.safe_load(CASES.read_text()).items():
-        for number, values in enumerate(entries, 1):
-            yield Sample(rule, number, values)
+def samples() -> list[Sample]:
+    """Return every sample."""
+    return [
+        Sample(rule, number, values)
+        for rule, entries in yaml.safe_load(CASES.read_text()).items()
+        for number, values in enumerate(entries, 1)
+    ]
 
 
 def merge(target: Tree, patch: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ def is_held(site: Site, request: bytes, listener: str = "http") -> None:
 # --- nobody is asked ----------------------------------------------------------------------------
 
 
-@proves("EA101-1", "EA108-1", "EA301-1", "EA302-1")
+@proves("EA101-1", "EA108-1", "EA109-2", "EA301-1", "EA302-1")
 def _(site: Site, listener: str) -> None:
     outcome = site.ask(listener, CLOSED)
     assert outcome.passed

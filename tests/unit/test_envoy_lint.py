@@ -18,7 +18,7 @@ from tests.lint_samples import Sample, Tree, find, samples
 
 EXAMPLES = Path(__file__).parents[2] / "envoy"
 K8S = EXAMPLES.parent / "k8s"
-SAMPLES = list(samples())
+SAMPLES = samples()
 
 
 def lint(tree: object) -> list[Finding]:
