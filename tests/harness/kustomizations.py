@@ -2,12 +2,13 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from k8s import check
 from k8s.checking.crds import extension_schemas
 from k8s.checking.kustomize import KustomizeMissingError, build, kustomize
 from k8s.checking.manifest import Manifest
@@ -15,6 +16,7 @@ from k8s.checking.references import External
 from k8s.checking.schemas import KUBERNETES, KubernetesSchemas, Schemas
 
 K8S = Path(__file__).parents[2] / "k8s"
+CENTRAL, DAEMONSET, SIDECAR = "overlays/central", "overlays/daemonset", "overlays/sidecar"
 # An object as plain values, for a test to damage.
 Object = dict[str, Any]
 
@@ -46,6 +48,15 @@ def schemas() -> Schemas:
     extensions, _ = extension_schemas()
     kubernetes = [KubernetesSchemas(version) for version in KUBERNETES]
     return Schemas(kubernetes=kubernetes, extensions=extensions)
+
+
+def every_fault(manifests: Sequence[Manifest]) -> list[str]:
+    """Return every fault of one build, as it is printed."""
+    found = [
+        *check.schema_faults(manifests, schemas()),
+        *check.own_faults(manifests, external()),
+    ]
+    return [str(fault) for fault in found]
 
 
 def damaged(
