@@ -6,7 +6,6 @@ information, backslashes, IPv4 addresses in hexadecimal, Unicode that a resolver
 only the part of RFC 3986 that all of them, WHATWG's included, read alike is taken.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -16,10 +15,7 @@ from authz_server.core.errors import InvalidValueError, RequestFault
 from authz_server.core.paths import Target, canonical_host
 
 _URL: Final = re.compile(r"(https?)://([^/?#\\@ ]+)((?:[/?][^#\\ ]*)?)", re.IGNORECASE)
-_PORT: Final = re.compile(r":([0-9]{1,5})$")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-# WHATWG URL §3.5: a host whose last label is a number is an IPv4 address, in whatever base.
-_NUMERIC_END: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +23,8 @@ class WebUrl:
     """An absolute `http` or `https` URL without user information and fragment.
 
     `text` is its canonical form: lower-case scheme and host, no default port, canonical path, query
-    as sent. `host` is a DNS name in ASCII, a dotted IPv4 address (also for an IPv4-mapped IPv6 one)
-    or a compressed IPv6 address in brackets. Where it leads is not checked: no name is resolved.
+    as sent. `host` is a DNS name in ASCII, a dotted IPv4 address, or an IPv6 address in brackets.
+    Where it leads is not checked: no name is resolved.
     """
 
     text: str
@@ -47,7 +43,7 @@ class WebUrl:
             )
         scheme, authority = match[1].lower(), match[2]
         try:
-            host = _canonical(canonical_host(authority))
+            host = canonical_host(authority)
             target = Target.parse(match[3] if match[3].startswith("/") else f"/{match[3]}")
         except RequestFault as error:
             raise InvalidValueError(f"URL: {error.detail}") from error
@@ -57,22 +53,7 @@ class WebUrl:
         return cls(text=f"{scheme}://{host}{shown}{target.path}{query}", host=host)
 
 
-def _canonical(host: str) -> str:
-    if host.startswith("["):
-        try:
-            address = ipaddress.IPv6Address(host[1:-1])
-        except ValueError as error:
-            raise InvalidValueError("URL has a malformed IPv6 address") from error
-        # RFC 4291 §2.5.5.2: a socket opened to it speaks IPv4 to the address inside.
-        return str(address.ipv4_mapped) if address.ipv4_mapped else f"[{address.compressed}]"
-    if _NUMERIC_END.search(host):
-        try:
-            return str(ipaddress.IPv4Address(host))
-        except ValueError as error:
-            raise InvalidValueError("URL has an IPv4 address that is not dotted decimal") from error
-    return host
-
-
 def _port(authority: str) -> int | None:
-    match = _PORT.search(authority)
-    return int(match[1]) if match else None
+    """Return the port of an authority that `canonical_host` has accepted."""
+    _, colon, port = authority.rpartition(":")
+    return int(port) if colon and not port.endswith("]") else None
