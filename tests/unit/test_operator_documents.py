@@ -3,11 +3,14 @@
 import ast
 import functools
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
+from authz_server.cli import main
 from authz_server.core.errors import Reason
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,35 @@ def test_reasons_metrics_and_sections_exist(page: str) -> None:
     for target, anchor in re.findall(r"\]\(([\w/.-]*)#([\w-]+)\)", text):
         linked = DOCS / (target or page)
         assert anchor in sections(linked), f"{target}#{anchor}"
+
+
+def commands() -> list[str]:
+    """Return every command of ours that the pages print, from the sub-command on."""
+    found = set()
+    for page in ("runbook.md", "kubernetes.md"):
+        for block in re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            for line in (line.partition(" #")[0] for line in lines):
+                for match in re.finditer(r"(?:\bauthz-server|^authz) ([a-z][^|&;>']*)", line):
+                    found.add(match[1].strip())
+    return sorted(found)
+
+
+def test_there_are_commands_to_hold() -> None:
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_printed_command_exists_with_its_options(line: str) -> None:
+    words = shlex.split(line)
+    command: click.Command = main.group
+    context = click.Context(command)
+    while isinstance(command, click.Group) and words:
+        inner = command.get_command(context, words.pop(0))
+        assert inner is not None, line
+        command, context = inner, click.Context(inner, parent=context)
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} - known == set()
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
