@@ -32,6 +32,8 @@ from tests.harness.kustomizations import Object, built, damaged
 from tests.pdp_site import PdpSite
 from tests.server_process import METHOD, TIMEOUT_S, ServerProcess
 
+pytestmark = pytest.mark.xdist_group("k8s-pdp")  # one server for all
+
 DOMAIN = TrustDomain.parse("prod.example.org")
 ISSUER = "https://sts.prod.example.org"
 ENVOY, WORKLOAD = (f"spiffe://{DOMAIN}/{path}" for path in ("envoy/crm/crm", "ns/crm/sa/crm"))
