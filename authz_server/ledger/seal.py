@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,7 +44,6 @@ from authz_server.core.record import format_time
 from authz_server.ledger.chain import HASH_BYTES
 
 _TYPE: Final = "authz-ledger-statement+jws"
-_OWNER_ONLY: Final = 0o600
 # The longest statement is an erasure of `ERASED_RECORDS_MAX` scattered records.
 _STATEMENT_CHARS_MAX: Final = 64 * 1024
 ERASED_RECORDS_MAX: Final = 1_000  # in one statement; a larger erasure makes several
@@ -138,15 +138,20 @@ class SigningKey:
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
         """Return the key at `path`, made (mode 0600) if there is none. Raises `LedgerError`."""
+        if os.path.lexists(path):
+            return cls.load(path)
         new = cls(Ed25519PrivateKey.generate())
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+                file.write(new._pem())
+                file.flush()
+                # In one step: of two servers that share the file and start together one makes the
+                # key, and neither reads half of one. A link does not replace what is there.
+                os.link(file.name, path)
         except FileExistsError:
             return cls.load(path)
         except OSError as error:
             raise LedgerError(f"cannot create `{path}`: {error.strerror or error}") from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(new._pem())
         return new
 
     @property

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from tests.ledger_samples import NOON, TTL_S, allow, at, deny, record
 RECORDS = 40
 # Checkpoints were made after these; the last three records have none.
 SEALED = (10, 20, 37)
+_STARTING = 8
 
 
 class Site:
@@ -328,6 +331,22 @@ def test_a_signing_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) 
     path.write_text("no key")
     with pytest.raises(LedgerError, match="no unencrypted private key"):
         SigningKey.load_or_create(path)
+
+
+def test_servers_that_start_together_make_one_signing_key(tmp_path: Path) -> None:
+    """Two servers on one machine may share a file, and find no key beside it."""
+    together = threading.Barrier(_STARTING)
+
+    def start(path: Path) -> bytes:
+        together.wait()
+        return SigningKey.load_or_create(path).public_pem()
+
+    with ThreadPoolExecutor(_STARTING) as pool:
+        for attempt in range(30):
+            path = tmp_path / f"{attempt}.pem"
+            assert len(set(pool.map(start, [path] * _STARTING))) == 1
+            assert path.stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 30, "nothing is left of those that came second"
 
 
 def run(*arguments: str) -> tuple[int, str]:
