@@ -51,6 +51,8 @@ _NANOSECONDS_DIGITS: Final = 6  # timedelta counts microseconds
 class _Packed(Any):
     """An `Any` that still knows its message, which its bytes cannot hold in full."""
 
+    # Made anew for a class of this module, it would look for the types of the other one here.
+    _betterproto_meta = Any._betterproto  # type: ignore[arg-type]
     message: Message
     beyond_stubs: Mapping[str, str]
 
@@ -63,7 +65,8 @@ def packed(message: Message, **beyond_stubs: str) -> Any:
     for name in beyond_stubs:
         if name not in BEYOND_STUBS.get(type(message), frozenset()):
             raise KeyError(f"`{name}` of {type(message).__name__} is not in BEYOND_STUBS")
-    result = _Packed(type_url=default_message_pool.type_to_url[type(message)])
+    url = default_message_pool.type_to_url[type(message)]
+    result = _Packed(type_url=url, value=bytes(message))
     result.message = message
     result.beyond_stubs = beyond_stubs
     return result
