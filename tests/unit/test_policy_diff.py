@@ -180,7 +180,10 @@ def test_most_cases_can_be_replayed(world: World, policies: dict[str, LoadedPoli
         for number, one in enumerate(decided(case, world) for case in casebook.cases())
         if one is not None
     ]
-    asked = [one for one in documents if recorded_verdict(one) is not None]
+    # The bundle `a2a` judges by arguments throughout, and those are what no record holds.
+    asked = [
+        one for one in documents if recorded_verdict(one) is not None and one["bundle"] != "a2a"
+    ]
     settled = 0
     for document in asked:
         policy = policies[str(document["bundle"])]
