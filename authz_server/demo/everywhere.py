@@ -5,8 +5,8 @@ workload behind the Envoy (its journal), and what the ledger holds of the decisi
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from authz_server.core.attributes import Protocol
 from authz_server.core.decision import Verdict
 from authz_server.core.errors import ConfigurationError
 from authz_server.demo.mesh import Mesh
+from authz_server.demo.plan import MeshPlan
 from authz_server.demo.services.journal import UPKEEP
 from authz_server.demo.targets_file import write_targets
 from authz_server.identity.file_content import FileContent
@@ -95,14 +96,15 @@ def play_everywhere(
 ) -> list[Played]:
     """Play every scenario of the file; `tell` is told of each as it is done.
 
-    Raises `ConfigurationError` for a faulty file, and `AuthzError` when a call cannot be made.
+    Steps to a database that the mesh was started without are left out. Raises `ConfigurationError`
+    for a faulty file, and `AuthzError` when a call cannot be made.
     """
     targets = load_targets(write_targets(mesh))
     policies = load_bundles(mesh.layout.bundles)
     found = _load(mesh, scenarios, {name: policy.domain for name, policy in policies.items()})
     offline = CompiledBundles(policies)
     played = []
-    for scenario in found:
+    for scenario in _without_absent(found, mesh.plan):
         witnesses = _Witnesses(mesh, LiveEnvoys(targets), offline)
         one = Played(
             scenario=scenario,
@@ -131,6 +133,15 @@ def _load(mesh: Mesh, path: Path, domains: Mapping[str, str]) -> tuple[Scenario,
     return found
 
 
+def _without_absent(scenarios: Iterable[Scenario], plan: MeshPlan) -> Iterator[Scenario]:
+    if any(service.protocol is Protocol.TCP for service in plan.services):
+        yield from scenarios
+        return
+    for scenario in scenarios:
+        left = tuple(s for s in scenario.steps if s.attributes.act.protocol != Protocol.TCP)
+        yield replace(scenario, steps=left)
+
+
 class _Witnesses:
     """An `Asker` that sends each step through Envoy and looks what came of it."""
 
@@ -147,7 +158,9 @@ class _Witnesses:
             before = self._arrived(target, step)
             answered = self._envoys.ask_one(target, step)
             self.rows.append(self._row(answered, self._arrived(target, step) > before))
-            answers.append(said(answered))
+            # No answer is no access; the row says which of the two it was.
+            silent = answered.observed.verdict is None
+            answers.append(Said(verdict=Verdict.DENY, reason=None) if silent else said(answered))
         # The strictest: a way around another is no way in.
         return min(answers, key=lambda answer: answer.verdict is Verdict.ALLOW)
 
@@ -177,22 +190,25 @@ class _Witnesses:
 
     def _recorded(self, answered: Answered) -> bool:
         """Tell whether the ledger holds what the caller was told, waiting for a shared one."""
+        if answered.observed.verdict is None:
+            return False
         deadline = time.monotonic() + _RECORDED_WITHIN_S
-        while not (found := any(self._records(answered))) and time.monotonic() < deadline:
+        while not (found := self._is_recorded(answered)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return found
 
-    def _records(self, answered: Answered) -> Iterator[bool]:
+    def _is_recorded(self, answered: Answered) -> bool:
         observed = answered.observed
         reader = LedgerReader.open(self._mesh.ledger)
-        if observed.decision_id is not None:
-            stored = reader.get(observed.decision_id)
-            records = [] if stored is None else [stored]
-        else:
-            newest = DecisionFilter(bundle=answered.step.bundle, limit=1)
-            records = list(reader.list(newest))
-        for record in records:
-            yield record.document["verdict"] == str(observed.verdict)
+        if observed.decision_id is None:  # a raw connection: the newest record has to be its own
+            newest = reader.list(DecisionFilter(bundle=answered.step.bundle, limit=1))
+            return any(one.document["verdict"] == observed.verdict for one in newest)
+        stored = reader.get(observed.decision_id)
+        told = (observed.verdict, observed.reason)
+        return stored is not None and told == (
+            stored.document["verdict"],
+            stored.document["reason"],
+        )
 
 
 def _action(step: Step) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from authz_server._pb.fleet.v1 import fleet_pb2 as fleet
 from authz_server.demo.cast import ANALYST, CRM, DATA
+from authz_server.demo.everywhere import SCENARIOS, play_everywhere
 from authz_server.demo.everywhere_cast import FLEET, everywhere_plan
 from authz_server.demo.mesh import Mesh
 from authz_server.demo.postgres import PostgresError, installed_programs, running_postgres
@@ -67,6 +68,14 @@ def mesh(ledger: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 )
 def test_an_mcp_session(mode: str, revision: str, tier: str, mesh: Mesh) -> None:
     asyncio.run(sdk_sessions.mcp_session(mesh, mode, revision, tier))
+
+
+def test_the_scenario_file_plays_where_there_is_no_database(mesh: Mesh) -> None:
+    played = play_everywhere(mesh, SCENARIOS)
+    assert [row for one in played for row in one.rows if not row.as_expected] == []
+    assert all(one.as_expected for one in played)
+    targets = {row.target for one in played for row in one.rows}
+    assert targets == {"crm", "analyst", "fleet", "data"}
 
 
 def test_an_a2a_session(mesh: Mesh) -> None:
