@@ -15,6 +15,7 @@ from types import MappingProxyType
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import InvalidValueError, RequestFault
 from authz_server.core.paths import canonical_destination, canonical_host
+from authz_server.core.protocols.grpc import is_method
 from authz_server.core.spiffe import SpiffeId
 from authz_server.settings.addresses import TcpAddress, UnixAddress
 
@@ -114,9 +115,10 @@ class EnforcementPoint:
     `audience` what a delegation link must name to be used here. `domains` are the only host names
     answered: values of `Host` (HTTP protocols; at least one), or TLS server names (TCP; none admits
     every connection). With `tunnels` a TCP point admits HTTP CONNECT to these destinations
-    (`host:port`) instead of raw connections, and delegation with it. `strip_delegation` lets the
-    PDP take the delegation headers off before the workload sees them. `access_log` None means
-    standard output.
+    (`host:port`) instead of raw connections, and delegation with it. `streams` are the gRPC methods
+    (`package.Service/Method`) whose client streams: they are judged at once, without a message.
+    `strip_delegation` lets the PDP take the delegation headers off before the workload sees them.
+    `access_log` None means standard output.
     `pdp` are the addresses of one PDP or of several equal ones, which share the checks; a host name
     stands for every address it resolves to. `pdp_tls` None means plaintext to the PDP, which then
     has to be on this machine. With `upstream_peer` the workload is spoken to by mutual TLS and must
@@ -137,6 +139,7 @@ class EnforcementPoint:
     resource: str | None = None
     domains: tuple[str, ...] = ()
     tunnels: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     require_delegation: bool = True
     strip_delegation: bool = False
@@ -158,6 +161,8 @@ class EnforcementPoint:
             self._check_tcp()
         elif self.tunnels:
             raise InvalidValueError(f"point `{self.name}` has `tunnels`, which are for TCP")
+        elif self.streams:
+            self._check_streams()
         elif not self.domains or "*" in self.domains:
             raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
 
@@ -181,6 +186,8 @@ class EnforcementPoint:
             )
 
     def _check_tcp(self) -> None:
+        if self.streams:
+            raise InvalidValueError(f"point `{self.name}` has `streams`, which are for gRPC")
         if self.strip_delegation:
             raise InvalidValueError(
                 f"point `{self.name}` is TCP: no delegation reaches what stands behind it"
@@ -196,6 +203,15 @@ class EnforcementPoint:
             if not is_host(domain):
                 raise InvalidValueError(
                     f"point `{self.name}` is TCP: `{domain}` is not one lower-case server name"
+                )
+
+    def _check_streams(self) -> None:
+        if self.protocol is not Protocol.GRPC:
+            raise InvalidValueError(f"point `{self.name}` has `streams`, which are for gRPC")
+        for method in self.streams:
+            if not is_method(method):
+                raise InvalidValueError(
+                    f"point `{self.name}`: stream `{method}` is not `package.Service/Method`"
                 )
 
     def _check_tunnels(self) -> None:

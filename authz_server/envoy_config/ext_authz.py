@@ -103,6 +103,18 @@ def http_route_settings(point: EnforcementPoint) -> dict[str, Any]:
     return {HTTP_FILTER: packed(ExtAuthzPerRoute(check_settings=told))}
 
 
+def stream_route_settings(point: EnforcementPoint) -> dict[str, Any]:
+    """Return the settings of a route to a gRPC method whose client streams: asked at once.
+
+    Envoy would wait for the end of the stream before it asks, and a client that waits for an answer
+    in between waits for ever. The PDP is told no message, so it can bind no approval to one.
+    """
+    told = CheckSettings(
+        context_extensions=point.context_extensions, disable_request_body_buffering=True
+    )
+    return {HTTP_FILTER: packed(ExtAuthzPerRoute(check_settings=told))}
+
+
 def _whole_body() -> BufferSettings:
     return BufferSettings(
         max_request_bytes=limits.BODY_BYTES_MAX, allow_partial_message=False, pack_as_bytes=True

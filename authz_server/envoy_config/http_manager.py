@@ -47,10 +47,12 @@ def http_manager(  # noqa: PLR0913 - one keyword for each thing that differs
     filters: Sequence[HttpFilter],
     routes: RouteConfiguration,
     upgrades: Sequence[HttpConnectionManagerUpgradeConfig] = (),
+    request_timeout: timedelta | None = None,
 ) -> Filter:
     """Return the manager that runs `filters`, then routes.
 
-    `upgrades` are what a connection may become; with one, the port of a host counts.
+    `upgrades` are what a connection may become; with one, the port of a host counts. Within
+    `request_timeout` a request has to be there with its body; None: it may be a stream.
 
     SECURITY: the last of `filters` asks the PDP where one is asked; none may stand behind it that
     changes path, host or route.
@@ -80,6 +82,7 @@ def http_manager(  # noqa: PLR0913 - one keyword for each thing that differs
         early_header_mutation_extensions=[_drop_forged_headers()],
         max_request_headers_kb=48,
         request_headers_timeout=timedelta(seconds=10),
+        request_timeout=request_timeout,
         stream_idle_timeout=IDLE_MAX,
         common_http_protocol_options=HttpProtocolOptions(
             headers_with_underscores_action=(

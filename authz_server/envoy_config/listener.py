@@ -38,6 +38,8 @@ from authz_server.envoy_config.messages import packed
 # A TCP connection is checked once, so its life bounds how late a revocation is noticed.
 _TCP_CONNECTION_MAX = timedelta(minutes=15)
 _ANSWER_MAX = timedelta(seconds=30)
+# A body is judged when it is there, at most 256 KiB of it: a client that trickles it is cut off.
+_BODY_MAX = timedelta(seconds=30)
 _BUFFER_BYTES_MAX = 1024 * 1024
 
 
@@ -73,6 +75,7 @@ def _http_manager(point: EnforcementPoint) -> Filter:
         filters=_http_filters(point),
         routes=_routes(point),
         upgrades=tunnel.upgrades(point),
+        request_timeout=None if point.tunnels or point.streams else _BODY_MAX,
     )
 
 
@@ -99,10 +102,24 @@ def _routes(point: EnforcementPoint) -> RouteConfiguration:
     host = VirtualHost(
         name=point.name,
         domains=list(point.domains),
-        routes=[Route(match=RouteMatch(prefix="/"), route=action)],
+        routes=[*_streams(point), Route(match=RouteMatch(prefix="/"), route=action)],
         typed_per_filter_config=ext_authz.http_route_settings(point),
     )
     return RouteConfiguration(name=point.name, virtual_hosts=[host])
+
+
+def _streams(point: EnforcementPoint) -> list[Route]:
+    action = RouteAction(
+        cluster=upstream_cluster_name(point), timeout=timedelta(0), idle_timeout=IDLE_MAX
+    )
+    return [
+        Route(
+            match=RouteMatch(path=f"/{method}"),
+            route=action,
+            typed_per_filter_config=ext_authz.stream_route_settings(point),
+        )
+        for method in point.streams
+    ]
 
 
 def _tcp_filters(point: EnforcementPoint) -> list[Filter]:

@@ -28,6 +28,7 @@ from authz_server.envoy_config.spec_values import (
     Destination,
     Host,
     Label,
+    MethodName,
     ServedHost,
 )
 from authz_server.settings.addresses import TcpAddress, UnixAddress
@@ -156,6 +157,11 @@ class PointKeys(_Section):
     )
     tunnels: Annotated[tuple[Destination, ...], ONE_OR_MORE] = Field(
         default=(), description="tcp: destinations of CONNECT that are admitted, `host:port`"
+    )
+    streams: Annotated[tuple[MethodName, ...], ONE_OR_MORE] = Field(
+        default=(),
+        description="grpc: methods whose client streams, `package.Service/Method`; they are judged "
+        "at once, without their messages",
     )
     require_delegation: bool | None = Field(
         default=None,
@@ -324,6 +330,8 @@ def _http_contradictions(point: PointKeys) -> Iterator[Contradiction]:
         yield ("domains",), "must name the hosts that are answered"
     if point.tunnels:
         yield ("tunnels",), "is for the protocol `tcp`"
+    if point.streams and point.protocol is not Protocol.GRPC:
+        yield ("streams",), "is for the protocol `grpc`"
 
 
 def _tcp_contradictions(point: PointKeys) -> Iterator[Contradiction]:
@@ -331,6 +339,8 @@ def _tcp_contradictions(point: PointKeys) -> Iterator[Contradiction]:
         yield ("strip_delegation",), "is not for tcp: no delegation reaches what stands behind"
     if point.forwarded_certificate is not ForwardedCertificate.SANITIZE_SET and not point.tunnels:
         yield ("forwarded_certificate",), "is not for raw tcp, which has no headers"
+    if point.streams:
+        yield ("streams",), "is for the protocol `grpc`"
     if point.tunnels and point.domains:
         yield ("domains",), "is not for `tunnels`, which name their hosts"
     if point.delegated and not point.tunnels:

@@ -130,6 +130,7 @@ class _Builder:
                 labels=MappingProxyType(dict(keys.labels)),
                 domains=keys.domains,
                 tunnels=keys.tunnels,
+                streams=keys.streams,
                 require_delegation=keys.delegated,
                 strip_delegation=keys.strip_delegation,
                 forwarded_certificate=keys.forwarded_certificate,

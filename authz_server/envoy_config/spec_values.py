@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 from pydantic import PlainValidator
 
+from authz_server.core.protocols.grpc import is_method
 from authz_server.envoy_config.enforcement_point import is_destination, is_host, is_label
 from authz_server.settings.values import phrase
 
@@ -49,10 +50,17 @@ def _destination(value: object) -> str:
     return value
 
 
+def _method(value: object) -> str:
+    if not isinstance(value, str) or not is_method(value):
+        raise phrase("must be the full name of a gRPC method, `package.Service/Method`")
+    return value
+
+
 AbsolutePath = Annotated[Path, PlainValidator(_absolute)]
 Label = Annotated[str, PlainValidator(_label)]
 ServedHost = Annotated[str, PlainValidator(_served_host)]
 Host = Annotated[str, PlainValidator(_host)]
 Destination = Annotated[str, PlainValidator(_destination)]
+MethodName = Annotated[str, PlainValidator(_method)]
 # `stdout`, or a file.
 AccessLog = Annotated[str | Path, PlainValidator(_access_log)]

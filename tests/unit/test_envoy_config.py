@@ -261,6 +261,14 @@ def test_unsafe_points_cannot_be_made(change: dict[str, object], complaint: str)
         ({"domains": (), "tunnels": ("*",)}, "`host:port`"),
         ({"domains": (), "tunnels": ("Ledger-db:5432",)}, "`host:port`"),
         ({"domains": (), "tunnels": ("ledger-db:05432",)}, "`host:port`"),
+        ({"streams": ("fleet.v1.Deployments/Watch",)}, "are for gRPC"),
+        (
+            {"protocol": Protocol.HTTP, "streams": ("fleet.v1.Deployments/Watch",)},
+            "are for gRPC",
+        ),
+        ({"protocol": Protocol.GRPC, "streams": ("/fleet.v1.Deployments/Watch",)}, "is not"),
+        ({"protocol": Protocol.GRPC, "streams": ("fleet.v1.Deployments",)}, "is not"),
+        ({"protocol": Protocol.GRPC, "streams": ("fleet.v1.Deployments/*",)}, "is not"),
     ],
 )
 def test_unsafe_tcp_points_cannot_be_made(change: dict[str, object], complaint: str) -> None:
@@ -310,6 +318,22 @@ def test_only_a_point_with_tunnels_admits_connect() -> None:
     )
     assert "strip_any_host_port" not in manager
     assert "with_request_body" not in settings_of(ORDERS_DB, "ext_authz.v3.ExtAuthz")
+
+
+def test_a_declared_stream_is_asked_about_at_once_and_with_the_same_words() -> None:
+    method = "fleet.v1.Deployments/Watch"
+    point = dataclasses.replace(DATA, protocol=Protocol.GRPC, streams=(method,))
+    manager = settings_of(point, "HttpConnectionManager")
+    (host,) = manager["route_config"]["virtual_hosts"]  # type: ignore[index]
+    stream, others = host["routes"]
+    (all_settings,) = host["typed_per_filter_config"].values()
+    (stream_settings,) = stream["typed_per_filter_config"].values()
+    expected = all_settings["check_settings"] | {"disable_request_body_buffering": True}
+    assert stream["match"] == {"path": f"/{method}"}
+    assert stream_settings["check_settings"] == expected
+    assert (others["match"], "typed_per_filter_config" in others) == ({"prefix": "/"}, False)
+    assert "request_timeout" not in manager
+    assert settings_of(DATA, "HttpConnectionManager")["request_timeout"] == "30s"
 
 
 @pytest.mark.parametrize("points", [[], [DATA, DATA]])

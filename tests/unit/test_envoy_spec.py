@@ -275,6 +275,8 @@ pdp: {addresses: [], timeout_s: 0}
         ),
         (MINIMAL + "tunnels: ['a:1']\n", 10, "is for the protocol `tcp`"),
         (MINIMAL + "tunnels: [A:1]\n", 10, "must be one lower-case `host:port`"),
+        (MINIMAL + "streams: [a.B/C]\n", 10, "is for the protocol `grpc`"),
+        (MINIMAL + "streams: [a.B]\n", 10, "must be the full name of a gRPC method"),
         (MINIMAL.replace("127.0.0.1:8080", "127.0.0.1:0"), 3, "must have a port"),
         (MINIMAL + "failure_mode_allow: true\n", 10, "is not a known key"),
         (MINIMAL + "name: again\n", 10, "stands twice"),

@@ -15,6 +15,11 @@ _METHOD = re.compile(
 _CONTENT_TYPE = re.compile(r"application/grpc(?:\+[a-z0-9.-]+)?(?:\s*;.*)?")
 
 
+def is_method(name: str) -> bool:
+    """Tell whether `name` is the full name of a method, `package.Service/Method`."""
+    return _METHOD.fullmatch(f"/{name}") is not None
+
+
 def operation(http: HttpRequest, route: RouteContext) -> Operation:
     """Return the RPC that is called (gRPC over HTTP/2: `POST /package.Service/Method`).
 

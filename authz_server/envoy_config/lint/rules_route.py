@@ -1,8 +1,9 @@
 """Rules on routes: whether they are checked, what the PDP learns of them, what they change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from authz_server.core.attributes import Protocol
 from authz_server.core.errors import RequestFault
 from authz_server.core.request import SECURITY_HEADERS, RouteContext
 from authz_server.envoy_config.lint.configuration import (
@@ -33,6 +34,13 @@ def _per_route(configuration: Configuration) -> list[Message]:
 
 def _checks(configuration: Configuration) -> list[Message]:
     return [one for route in configuration.per_route for one in route.messages("check_settings")]
+
+
+def _keeps_bodies_back(checks: Message) -> Iterable[At]:
+    """Find the flag where a body could be judged: a client that streams over gRPC has no end."""
+    if checks.map("context_extensions").get("protocol") == Protocol.GRPC:
+        return []
+    return is_true("disable_request_body_buffering")(checks)
 
 
 def _actions(configuration: Configuration) -> list[Message]:
@@ -232,8 +240,8 @@ RULES: Final = (
         title="a route keeps its bodies from the PDP",
         why="Two requests that differ in their bodies get one verdict; a request in JSON-RPC is "
         "denied.",
-        fix="leave `disable_request_body_buffering` out",
-        judge=each(_checks, is_true("disable_request_body_buffering")),
+        fix="leave `disable_request_body_buffering` out, but for gRPC methods whose client streams",
+        judge=each(_checks, _keeps_bodies_back),
     ),
     Rule(
         id="EA306",
