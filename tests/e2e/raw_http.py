@@ -34,7 +34,7 @@ class RawConnection:
     """One connection: write bytes, read answers."""
 
     def __init__(
-        self, port: int, *, tls: ssl.SSLContext | None, server_name: str = "tool.example"
+        self, port: int, *, tls: ssl.SSLContext | None, server_name: str | None = "tool.example"
     ) -> None:
         plain = socket.create_connection((HOST, port), timeout=ANSWER_TIMEOUT_S)
         try:
@@ -90,7 +90,9 @@ class RawConnection:
         status = int(status_line.split(" ")[1])
         fields = [line.partition(":") for line in lines if line]
         headers = {name.strip().lower(): value.strip() for name, _, value in fields}
-        bodyless = status < 200 or status in {204, 304} or to_method == "HEAD"
+        # RFC 9112 §6.3: what comes after a CONNECT that is granted is the tunnel.
+        tunnel = to_method == "CONNECT" and 200 <= status < 300
+        bodyless = tunnel or status < 200 or status in {204, 304} or to_method == "HEAD"
         body = b"" if bodyless else self._body(headers)
         return Answer(status=status, headers=headers, body=body)
 

@@ -33,7 +33,7 @@ from authz_server.settings.addresses import UnixAddress
 from tests.e2e import envoy_profiles
 from tests.e2e.attack_mesh import Ledger, Record, _start_pdp
 from tests.e2e.envoy_profiles import RunningEnvoy, Surroundings, start_envoy
-from tests.e2e.raw_http import Answer, exchange
+from tests.e2e.raw_http import Answer, NoAnswerError, RawConnection, exchange
 from tests.e2e.recorder import Recorder, recording_workload
 from tests.harness import casebook
 from tests.harness.casebook import Case
@@ -148,6 +148,11 @@ def envoy_tree(directory: Path, world: World, workload: Recorder) -> dict[str, A
     tree["static_resources"]["listeners"] = [
         _listener(strict, name, extensions) for name, extensions in casebook.routes().items()
     ]
+    raw = {case.spec["route"] for case in casebook.cases() if case.is_raw}
+    tree["static_resources"]["listeners"] += [_raw_listener(strict, name) for name in raw]
+    tree["node"]["metadata"] = {
+        name: {"node": "casebook", **casebook.routes()[name]} for name in raw
+    }
     plain = _listener(strict, "plaintext", casebook.routes()["data"])
     del plain["filter_chains"][0]["transport_socket"]
     tree["static_resources"]["listeners"].append(plain)
@@ -167,19 +172,67 @@ def _listener(
         "include_tls_session": True,
         "with_request_body": {"max_request_bytes": 262144, "pack_as_bytes": True},
     }
+    if extensions.get("protocol") == "tcp":
+        _admit_tunnels(manager)
     return listener
+
+
+def _raw_listener(template: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a listener for connections, described by the node's metadata under its name."""
+    listener = copy.deepcopy(template) | {"name": f"raw_{name}"}
+    chain = listener["filter_chains"][0]
+    asking = chain["filters"][0]["typed_config"]["http_filters"][0]["typed_config"]
+    extensions = "type.googleapis.com/envoy.extensions.filters.network"
+    question = {
+        "@type": f"{extensions}.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "stat_prefix": name,
+        "grpc_service": asking["grpc_service"],
+        "include_peer_certificate": True,
+        "include_tls_session": True,
+        "bootstrap_metadata_labels_key": name,
+    }
+    proxy = {
+        "@type": f"{extensions}.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": name,
+        "cluster": "workload",
+    }
+    chain["filters"] = [
+        {"name": "envoy.filters.network.ext_authz", "typed_config": question},
+        {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy},
+    ]
+    return listener
+
+
+def _admit_tunnels(manager: dict[str, Any]) -> None:
+    """Make of any CONNECT a connection to the workload; its body is the tunnel."""
+    host = manager["route_config"]["virtual_hosts"][0]
+    del manager["http_filters"][0]["typed_config"]["with_request_body"]
+    manager["upgrade_configs"] = [{"upgrade_type": "CONNECT"}]
+    ended_here = {"upgrade_type": "CONNECT", "connect_config": {}}
+    action = {"cluster": "workload", "upgrade_configs": [ended_here]}
+    host["routes"] = [{"match": {"connect_matcher": {}}, "route": action}]
 
 
 def through_envoy(site: Site, case: Case) -> Answer:
     call = casebook.http_call(case, site.world)
-    lines = [f"{call.method} {call.path} HTTP/1.1".encode(), b"host: data.example"]
+    host = case.spec["request"].get("connect", "data.example")
+    lines = [f"{call.method} {call.path or host} HTTP/1.1".encode(), f"host: {host}".encode()]
     lines += [name.encode() + b": " + value for name, value in call.headers]
     lines += [f"content-length: {len(call.body)}".encode()] if call.body else []
     request = b"\r\n".join(lines) + b"\r\n\r\n" + call.body
     if case.spec.get("envoy") == "plaintext":
         return exchange(site.envoy.ports["plaintext"], request, tls=None)
-    port = site.envoy.ports[case.spec["route"]]
-    return exchange(port, request, tls=site.tls(case.spec["caller"]))
+    port, tls = site.envoy.ports[case.spec["route"]], site.tls(case.spec["caller"])
+    if call.method != "CONNECT":
+        return exchange(port, request, tls=tls)
+    with RawConnection(port, tls=tls) as connection:
+        connection.send(request)
+        answer = connection.answer(to_method="CONNECT")
+        if answer.status == 200:
+            connection.send(b"GET /through HTTP/1.1\r\nhost: data.example\r\n\r\n")
+            connection.answer()
+    return answer
 
 
 def recorded(site: Site, before: int) -> Record:
@@ -206,7 +259,23 @@ def test_case_over_grpc(case: Case, site: Site) -> None:
         assert document["rules"] == case.expect["rules"]
 
 
-@pytest.mark.parametrize("case", SENT_BY_ENVOY, ids=str)
+@pytest.mark.parametrize("case", [case for case in SENT_BY_ENVOY if case.is_raw], ids=str)
+def test_connection_through_envoy(case: Case, site: Site) -> None:
+    """None of them is let in: the server of the casebook requires delegation."""
+    before, hits = site.ledger.last(), len(site.workload.hits)
+    port = site.envoy.ports[f"raw_{case.spec['route']}"]
+    name = case.spec["request"]["tcp"].get("sni")
+    with RawConnection(port, tls=site.tls(case.spec["caller"]), server_name=name) as connection:
+        connection.send(b"GET /through HTTP/1.1\r\nhost: data.example\r\n\r\n")
+        with pytest.raises(NoAnswerError):
+            connection.answer()
+    document = recorded(site, before).document
+    assert (document["verdict"], document["reason"]) == ("deny", case.expect["reason"])
+    assert case.expect["verdict"] == "deny"
+    assert len(site.workload.hits) == hits
+
+
+@pytest.mark.parametrize("case", [case for case in SENT_BY_ENVOY if not case.is_raw], ids=str)
 def test_case_through_envoy(case: Case, site: Site) -> None:
     before, hits = site.ledger.last(), len(site.workload.hits)
     answer = through_envoy(site, case)

@@ -101,7 +101,7 @@ def answered(site: Site, listener: str, head: bytes) -> tuple[str, bytes]:
     with site.open(listener, "assistant", alpn=["http/1.1"]) as connection:
         raw = RawConnection.over(connection)
         raw.send(head)
-        answer = raw.answer(to_method="HEAD")  # no body to read: after a 200 comes the tunnel
+        answer = raw.answer(to_method="CONNECT")
         said = b""
         if answer.status == 200:
             connection.sendall(SSL_REQUEST)
