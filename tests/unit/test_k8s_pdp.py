@@ -13,12 +13,14 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import Svid
+from authz_server.cli import main
 from authz_server.core.spiffe import TrustDomain
 from authz_server.demo.authority import (
     LeafProfile,
@@ -132,6 +134,7 @@ class RunningPod:
     root: Path
     site: PdpSite
     server: ServerProcess
+    environment: Mapping[str, str]
 
     def mounted(self, name: str) -> Path:
         """Return the directory of a bundle."""
@@ -166,9 +169,10 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
     )
     arguments = [text(argument) for argument in items(container.value["args"])]
     options = [a for a in arguments if a != "serve" and not a.startswith("--config=")]
-    server = ServerProcess(site, *options, environ=_replaced(root, site, variables(container)))
+    environment = _replaced(root, site, variables(container))
+    server = ServerProcess(site, *options, environ=environment)
     try:
-        yield RunningPod(root=root, site=site, server=server)
+        yield RunningPod(root=root, site=site, server=server, environment=environment)
     finally:
         server.end()
 
@@ -251,6 +255,20 @@ def test_an_enforcement_point_is_answered(pod: RunningPod) -> None:
     denied = pod.ask(envoy, _tool_call(pod.site, "tools/delete"))
     assert (allowed["verdict"], allowed["bundle"]) == ("allow", "tools")
     assert denied["verdict"] == "deny"
+
+
+def test_check_decides_offline_by_the_same_files(pod: RunningPod) -> None:
+    """As a person does in the pod: `AUTHZ_CONFIG` says where the configuration is."""
+    question = _tool_call(pod.site, "tools/list")
+    environment = {**pod.environment, "AUTHZ_CONFIG": str(pod.site.configuration)}
+    result = CliRunner().invoke(main.group, ["check", "--binary"], input=question, env=environment)
+    assert result.exit_code == 0, result.output
+    decision = json.loads(result.stdout)
+    live = pod.ask(pod.site.authority.issue_svid(ENVOY), question)
+    assert [decision[key] for key in ("verdict", "reason", "bundle")] == [
+        live[key] for key in ("verdict", "reason", "bundle")
+    ]
+    assert decision["owner"] == "team-support"
 
 
 def test_the_workload_itself_may_not_ask(pod: RunningPod) -> None:
