@@ -92,8 +92,11 @@ def command(
     """
     site = offline(bundles, config_path)
     live = None if through is None else policy_live.through(through, site.asker)
+    scenarios = load(paths, site.surroundings)
+    if live is not None:
+        live.check(scenarios)
     found = []
-    for scenario in load(paths, site.surroundings):
+    for scenario in scenarios:
         outcome = play(scenario, live or site.asker)
         if output == "json":
             show_json(outcome_json(outcome))

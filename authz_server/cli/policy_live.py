@@ -1,10 +1,12 @@
 """`policy consistency --through`: the steps of scenarios as real requests to live Envoys."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from authz_server.core.errors import AuthzError
-from authz_server.policy.consistency import Asker, Said, Step
+from authz_server.core.errors import AuthzError, ConfigurationError, Fault
+from authz_server.policy.consistency import Asker, Said, Scenario, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +26,27 @@ class Difference:
         )
 
 
+class LiveAsker(Asker, Protocol):
+    """Whoever can also tell beforehand that a step cannot be asked."""
+
+    def faults(self, step: Step) -> Iterator[Fault]:
+        """Yield why not."""
+
+
 @dataclass(slots=True)
 class Compared:
     """Asks live, and the bundles on disk beside it; the live answer is what counts."""
 
-    live: Asker
+    live: LiveAsker
     offline: Asker
     differences: list[Difference] = field(default_factory=list)
+
+    def check(self, scenarios: Iterable[Scenario]) -> None:
+        """Raise `ConfigurationError` with every step that cannot be asked, before one is sent."""
+        steps = (step for scenario in scenarios for step in scenario.steps)
+        faults = [fault for step in steps for fault in self.live.faults(step)]
+        if faults:
+            raise ConfigurationError(faults)
 
     def ask(self, step: Step) -> Said:
         """Return the live answer, and keep where the other one differs."""

@@ -104,8 +104,13 @@ def play_everywhere(
     found = _load(mesh, scenarios, {name: policy.domain for name, policy in policies.items()})
     offline = CompiledBundles(policies)
     played = []
-    for scenario in _without_absent(found, mesh.plan):
-        witnesses = _Witnesses(mesh, LiveEnvoys(targets), offline)
+    envoys = LiveEnvoys(targets)
+    scenarios_here = list(_without_absent(found, mesh.plan))
+    faults = [f for one in scenarios_here for step in one.steps for f in envoys.faults(step)]
+    if faults:
+        raise ConfigurationError(faults)
+    for scenario in scenarios_here:
+        witnesses = _Witnesses(mesh, envoys, offline)
         one = Played(
             scenario=scenario,
             offline=play(scenario, offline),

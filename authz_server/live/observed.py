@@ -23,6 +23,9 @@ class Observed:
     `verdict` is None when Envoy answered without asking the decision point, or could not ask;
     `reason` is then what it said instead. A TCP connection tells no reason and no decision id.
     `ticket` is the id of the approval that an escalation waits for.
+
+    SECURITY: a workload can write the same headers and documents. What was really decided, the
+    ledger says.
     """
 
     verdict: Verdict | None

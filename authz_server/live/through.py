@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from authz_server.core.attributes import AttributeMap, Protocol
-from authz_server.core.errors import Reason
+from authz_server.core.errors import Fault, Reason
 from authz_server.live.asking import LiveAsker
 from authz_server.live.observed import LiveCallError, Observed
 from authz_server.live.targets import Target, Targets
@@ -66,20 +66,32 @@ class LiveEnvoys:
         return said(first)
 
     def ways(self, step: Step) -> tuple[Target, ...]:
-        """Return the targets that a step is sent to. Raises `LiveCallError` for none."""
-        protocol = step.attributes.act.protocol
-        found = self.targets.ways(step.bundle, protocol, step.attributes.caller.id)
+        """Return the targets that a step is sent to. Raises `LiveCallError` as `faults` says."""
+        faults = list(self.faults(step))
+        if faults:
+            raise LiveCallError("\n".join(map(str, faults)))
+        return self._found(step)
+
+    def faults(self, step: Step) -> Iterator[Fault]:
+        """Yield why a step cannot be asked here; to be looked at before anything is sent."""
+        parties = {step.attributes.caller.id, *step.attributes.chain.actors}
+        for party in sorted(parties - self.targets.agents.keys()):
+            yield _fault(step, f"`agents` of the targets has no SVID for `{party}`")
+        found = self._found(step)
         if not found:
-            raise LiveCallError(f"{_where(step)}: no target has `{step.bundle}` and `{protocol}`")
-        return found
+            protocol = step.attributes.act.protocol
+            yield _fault(step, f"no target has the bundle `{step.bundle}` and `{protocol}`")
+        for target in found:
+            missing = ", ".join(sorted(_not_brought_about(target, step)))
+            if missing:
+                yield _fault(step, f"no request to {target.name} brings about {missing}")
+
+    def _found(self, step: Step) -> tuple[Target, ...]:
+        protocol = step.attributes.act.protocol
+        return self.targets.ways(step.bundle, protocol, step.attributes.caller.id)
 
     def ask_one(self, target: Target, step: Step) -> Answered:
-        """Send `step` to one target. Raises `LiveCallError`."""
-        missing = sorted(_not_brought_about(target, step))
-        if missing:
-            raise LiveCallError(
-                f"{_where(step)}: no request to {target.name} brings about {', '.join(missing)}"
-            )
+        """Send `step` to one of its `ways`. Raises `LiveCallError`."""
         observed = LiveAsker(self.targets).ask(target, step.attributes)
         return Answered(target=target, step=step, observed=observed)
 
@@ -112,6 +124,10 @@ def _not_brought_about(target: Target, step: Step) -> Iterator[str]:
     for name in step.given - _BROUGHT_ABOUT[target.protocol]:
         if not routed.get(name, False):
             yield name
+
+
+def _fault(step: Step, message: str) -> Fault:
+    return Fault(file=step.file, line=step.line, message=message)
 
 
 def _where(step: Step) -> str:

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from authz_server.cli.policy_consistency import command as consistency
 from authz_server.core.attributes import Protocol
+from authz_server.core.errors import ConfigurationError
 from authz_server.demo.everywhere import SCENARIOS, Played, play_everywhere
 from authz_server.demo.everywhere_cast import DATABASE, DATABASE_ROLE
 from authz_server.demo.mesh import Mesh
@@ -126,6 +127,16 @@ def test_a_scenario_that_expects_something_else_is_noticed(
     done = run_consistency(everywhere, changed)
     assert done.exit_code == 1
     assert "`what cannot be undone` disagrees" in done.output
+
+
+def test_scenarios_that_cannot_be_asked_here_are_refused_as_a_whole(everywhere: Mesh) -> None:
+    before = sum(everywhere.decisions_by_replica())
+    shipped = SHIPPED_BUNDLES / "consistency.yaml"
+    done = run_consistency(everywhere, shipped)
+    assert isinstance(done.exception, ConfigurationError)
+    assert len(done.exception.faults) > 5
+    assert all(fault.line for fault in done.exception.faults)
+    assert sum(everywhere.decisions_by_replica()) == before
 
 
 # --- a plain client beside its own Envoy ---------------------------------------------------------

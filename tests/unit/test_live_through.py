@@ -237,10 +237,25 @@ def test_where_nobody_listens_or_nothing_is_known(tmp_path: Path) -> None:
     live = envoys(tmp_path, {"address": address})
     with pytest.raises(LiveCallError, match="way-0 does not answer"):
         live.ask(step())
-    with pytest.raises(LiveCallError, match="no target has `data` and `mcp`"):
+    with pytest.raises(LiveCallError, match="no target has the bundle `data` and `mcp`"):
         live.ask(step(act={"protocol": "mcp", "name": "tools/list"}))
-    with pytest.raises(LiveCallError, match="no target has `data` and `http`"):
+    with pytest.raises(LiveCallError, match="no target has the bundle `data` and `http`"):
         live.ask(step(sub={"id": NEXT}))
+
+
+def test_every_fault_of_a_step_is_known_before_anything_is_sent(tmp_path: Path) -> None:
+    with answering(ALLOW) as (address, requests):
+        live = envoys(tmp_path, {"address": address}, {"address": address})
+        stranger = "spiffe://d.example/agent/three"
+        asked = step(env={"now": 1}, chain={"actors": [stranger, AGENT]})
+        messages = [fault.message for fault in live.faults(asked)]
+    assert messages == [
+        f"`agents` of the targets has no SVID for `{stranger}`",
+        "no request to way-0 brings about env.now",
+        "no request to way-1 brings about env.now",
+    ]
+    assert requests == []
+    assert list(live.faults(step())) == []
 
 
 @pytest.mark.parametrize(("answer", "verdict"), [(b"S", Verdict.ALLOW), (b"", Verdict.DENY)])
