@@ -41,7 +41,9 @@ from tests.harness.world import CASES, DOMAIN, ISSUER, World
 
 pytestmark = pytest.mark.xdist_group("casebook")
 
-SENT_BY_ENVOY = [case for case in casebook.cases() if case.spec.get("envoy") is not False]
+_SENT = [case for case in casebook.cases() if case.spec.get("envoy") is not False]
+SENT_BY_ENVOY = [case for case in _SENT if not case.is_raw]
+CONNECTIONS = [case for case in _SENT if case.is_raw]
 # What a live server cannot have: nothing is revoked in its ledger.
 LIVE = [case for case in casebook.cases() if "revoked" not in case.spec]
 
@@ -148,7 +150,7 @@ def envoy_tree(directory: Path, world: World, workload: Recorder) -> dict[str, A
     tree["static_resources"]["listeners"] = [
         _listener(strict, name, extensions) for name, extensions in casebook.routes().items()
     ]
-    raw = {case.spec["route"] for case in casebook.cases() if case.is_raw}
+    raw = {case.spec["route"] for case in CONNECTIONS}
     tree["static_resources"]["listeners"] += [_raw_listener(strict, name) for name in raw]
     tree["node"]["metadata"] = {
         name: {"node": "casebook", **casebook.routes()[name]} for name in raw
@@ -259,7 +261,7 @@ def test_case_over_grpc(case: Case, site: Site) -> None:
         assert document["rules"] == case.expect["rules"]
 
 
-@pytest.mark.parametrize("case", [case for case in SENT_BY_ENVOY if case.is_raw], ids=str)
+@pytest.mark.parametrize("case", CONNECTIONS, ids=str)
 def test_connection_through_envoy(case: Case, site: Site) -> None:
     """None of them is let in: the server of the casebook requires delegation."""
     before, hits = site.ledger.last(), len(site.workload.hits)
@@ -275,7 +277,7 @@ def test_connection_through_envoy(case: Case, site: Site) -> None:
     assert len(site.workload.hits) == hits
 
 
-@pytest.mark.parametrize("case", [case for case in SENT_BY_ENVOY if not case.is_raw], ids=str)
+@pytest.mark.parametrize("case", SENT_BY_ENVOY, ids=str)
 def test_case_through_envoy(case: Case, site: Site) -> None:
     before, hits = site.ledger.last(), len(site.workload.hits)
     answer = through_envoy(site, case)
