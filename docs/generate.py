@@ -59,10 +59,12 @@ def approvals_page() -> str:
 
 def pages() -> dict[str, str]:
     """Return every generated page by its name below `docs/`."""
+    from enforcement_point_keys_page import enforcement_point_keys_page
     from envoy_lint_page import envoy_lint_page
 
     return {
         "attributes.md": attributes_page(),
+        "enforcement-point-keys.md": enforcement_point_keys_page(),
         "envoy-lint.md": envoy_lint_page(),
         "openapi/approvals.yaml": approvals_page(),
     }
