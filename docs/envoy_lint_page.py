@@ -91,6 +91,7 @@ _PLACES = {
     "hcm": "`HttpConnectionManager`",
     "ext_authz_entry": "the entry of ext_authz in `http_filters`",
     "ext_authz": "`ExtAuthz`",
+    "router": "`Router`",
     "service": "`grpc_service` of ext_authz",
     "mcp": "`Mcp`",
     "virtual_host": "the virtual host",

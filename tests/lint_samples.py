@@ -70,8 +70,8 @@ class Sample:
         for place, index in places.items():
             if place in self.values:
                 filters.insert(index, self.values[place])
-        if "and" in self.values:
-            merge(find(tree, self.values["and"]["at"]), self.values["and"]["unsafe"])
+        for further in self.values.get("and", ()):
+            merge(find(tree, further["at"]), further["unsafe"])
         if "network_filter" in self.values:
             part["filters"].insert(1, self.values["network_filter"])
 
@@ -149,6 +149,7 @@ _PARTS: Final[Mapping[str, Callable[[Tree], Any]]] = {
     "ext_authz_entry": _asking,
     "ext_authz": lambda tree: _asking(tree)["typed_config"],
     "service": lambda tree: _asking(tree)["typed_config"]["grpc_service"],
+    "router": lambda tree: _hcm(tree)["http_filters"][-1]["typed_config"],
     "mcp": lambda tree: _hcm(tree)["http_filters"][0]["typed_config"],
     "virtual_host": _host,
     "route": lambda tree: _host(tree)["routes"][0],

@@ -41,6 +41,7 @@ HOST: Final = "data.example.org"
 TRUST_DOMAIN: Final = "prod.example.org"
 DEAD: Final = frozenset({"EA201-1", "EA201-3", "EA202-1"})  # whose PDP is down
 # Settings of the process need an Envoy of their own.
+BY_STRANGERS: Final = frozenset({"EA703-1"})  # whose PDP is a stranger with a forged name
 OF_PROCESS: Final = ("EA803-1", "EA805-1")
 
 Judge = Callable[[AttributeContext], CheckResponse]
@@ -94,6 +95,8 @@ class Site:
     authority: TrustDomainAuthority
     envoys: list[RunningEnvoy] = field(default_factory=list)
     upstream_port: int = 0
+    impostor_port: int = 0  # a PDP that proves to be another workload of the trust domain
+    stranger_port: int = 0  # a PDP whose certificate has the right name, and signed itself
     hits: list[Hit] = field(default_factory=list)
     connections: int = 0
     checks: list[AttributeContext] = field(default_factory=list)
@@ -223,8 +226,9 @@ def running(directory: Path) -> Iterator[Site]:
 def _trees(site: Site) -> Iterator[Tree]:
     shown = [one for one in samples() if one.shown]
     joined = _empty(site.directory / "admin.sock")
-    for name in ("http", "mcp", "tcp"):
+    for name in ("http", "mcp", "tcp", "remote"):
         _add(joined, name, _base(site, name))
+    _add(joined, "remote-stranger", _base(site, "remote", site.stranger_port))
     _add(joined, "http-dead", _dead(_base(site, "http")))
     _add(joined, "tcp-dead", _dead(_base(site, "tcp")))
     for sample in shown:
@@ -246,13 +250,22 @@ def _empty(admin: Path) -> Tree:
     }
 
 
-def _base(site: Site, name: str) -> Tree:
-    """Return a base with the addresses of this machine."""
+def _base(site: Site, name: str, remote_port: int = 0) -> Tree:
+    """Return a base with the addresses of this machine.
+
+    The PDP of `remote` is whoever listens on `remote_port`, by default a workload that is not it.
+    """
+    pdp: tuple[TcpAddress | UnixAddress, ...] = (UnixAddress(site.directory / "pdp.sock"),)
+    tls = POINTS[name].pdp_tls
+    if tls is not None:
+        pdp = (TcpAddress("127.0.0.1", remote_port or site.impostor_port),)
+        tls = dataclasses.replace(tls, svid=_svid(site))
     point = dataclasses.replace(
         POINTS[name],
         listen=TcpAddress("127.0.0.1", 0),
         upstream=TcpAddress("127.0.0.1", site.upstream_port),
-        pdp=(UnixAddress(site.directory / "pdp.sock"),),
+        pdp=pdp,
+        pdp_tls=tls,
         svid=_svid(site),
         pdp_timeout_s=5.0,
     )
@@ -275,7 +288,8 @@ def _svid(site: Site) -> SvidFiles:
 
 
 def _changed(site: Site, sample: Sample) -> Tree:
-    changed = sample.unsafe(_base(site, sample.base))
+    remote_port = site.stranger_port if sample.id in BY_STRANGERS else 0
+    changed = sample.unsafe(_base(site, sample.base, remote_port))
     return _dead(changed) if sample.id in DEAD else changed
 
 
@@ -326,12 +340,20 @@ def _pdp(site: Site, path: Path) -> Iterator[None]:
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(f"unix:{path}")
+    impostor = site.authority.issue_svid("/agent/impostor")
+    stranger = TrustDomainAuthority.create(TRUST_DOMAIN).issue_svid("/pdp")
+    site.impostor_port = server.add_secure_port("127.0.0.1:0", _credentials(impostor))
+    site.stranger_port = server.add_secure_port("127.0.0.1:0", _credentials(stranger))
     server.start()
     try:
         yield
     finally:
         site.released.set()
         server.stop(grace=None).wait()
+
+
+def _credentials(svid: Svid) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(svid.key_pem, svid.cert_chain_pem)])
 
 
 @contextmanager

@@ -421,6 +421,15 @@ def _(site: Site, listener: str) -> None:
     assert FORGED not in value
 
 
+@proves("EA416-1")
+def _(site: Site, listener: str) -> None:
+    headers = (f"x-forwarded-client-cert: {FORGED}", "x-mesh: yes")
+    (value,) = site.ask(listener, get("/open", *headers)).hit.values("x-forwarded-client-cert")
+    assert value.startswith(FORGED)
+    (value,) = site.ask("http", get("/open", *headers)).hit.values("x-forwarded-client-cert")
+    assert FORGED not in value
+
+
 @proves("EA415-1")
 def _(site: Site, listener: str) -> None:
     (value,) = site.ask(listener, get()).hit.values("x-forwarded-client-cert")
@@ -450,7 +459,23 @@ def _(site: Site, listener: str) -> None:
     is_held(site, request)
 
 
+@proves("EA223-1")
+def _(site: Site, listener: str) -> None:
+    outcome = site.ask(listener, CLOSED)
+    # The upstream stands in for the PDP here: it sees the question, and then the request.
+    assert [hit.target for hit in outcome.hits] == ["/closed", "/closed"]
+    is_held(site, CLOSED)
+
+
 # --- who calls ----------------------------------------------------------------------------------
+
+
+@proves("EA501-1")
+def _(site: Site, listener: str) -> None:
+    outcome = site.ask(listener, get(), plain=True)
+    assert outcome.passed
+    assert not outcome.check.source.principal
+    assert site.ask("http", get(), plain=True).status == 0
 
 
 @proves("EA502-2", "EA503-1")
@@ -532,6 +557,15 @@ def _(site: Site, listener: str) -> None:
 
     assert "alert" not in ending(listener).lower()
     assert "access_denied" in ending("tcp").lower().replace(" ", "_")
+
+
+@proves("EA702-1", "EA702-2", "EA703-1")
+def _(site: Site, listener: str) -> None:
+    assert site.ask(listener, get()).checks
+    for safe in ("remote", "remote-stranger"):
+        outcome = site.ask(safe, get())
+        assert outcome.status == 503
+        assert not outcome.checks
 
 
 @proves("EA705-1")

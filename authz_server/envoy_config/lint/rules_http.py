@@ -158,15 +158,6 @@ RULES: Final = (
         judge=each(_managers, _slashes),
     ),
     Rule(
-        id="EA404",
-        severity=ERROR,
-        title="filters and upstream are given different paths",
-        why="`path_normalization_options` transforms the path for one of them and not for the "
-        "other.",
-        fix="leave `path_normalization_options` out",
-        judge=each(_managers, is_set("path_normalization_options")),
-    ),
-    Rule(
         id="EA405",
         severity=WARNING,
         title="a port in the host is left",
@@ -275,9 +266,10 @@ RULES: Final = (
     ),
     Rule(
         id="EA421",
-        severity=ERROR,
-        title="what follows CONNECT reaches the upstream before the verdict",
-        why="Bytes that a client sends right behind its request are not held back for the check.",
+        severity=WARNING,
+        title="bytes behind a CONNECT are taken before the tunnel stands",
+        why="A client that does not wait for the answer leaves bytes in a connection whose tunnel "
+        "may be refused (CVE-2025-64763).",
         fix="`reject_connect_request_early_data: true` in the router",
         judge=_connects,
     ),
