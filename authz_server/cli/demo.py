@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT: Final = 1
 _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 _PIPE_COLUMNS: Final = 120
+_WIDE: Final = 160  # one line for each call
 REPLICAS_MAX: Final = 4  # on one machine more of them only share its cores
 _EPILOG: Final = """\b
 Examples:
@@ -120,7 +121,7 @@ def command(  # noqa: PLR0913, PLR0917 -- one parameter for each option
         raise click.UsageError("--everywhere takes its identities from files; leave --spire out")
     console = Console(
         no_color=no_color or None,
-        width=None if sys.stdout.isatty() else _PIPE_COLUMNS,
+        width=None if sys.stdout.isatty() else (_WIDE if everywhere else _PIPE_COLUMNS),
         stderr=output == "json",
         emoji=False,
         highlight=False,

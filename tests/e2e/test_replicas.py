@@ -95,7 +95,7 @@ def test_an_approval_is_good_for_one_call_of_many_at_once_whoever_answers(mesh: 
         held = sdk_sessions.delegation(mesh, "fleet.delete")
         async with sdk_sessions.grpc_channel(mesh, held) as channel:
             delete = sdk_sessions.unary(channel, "Delete", fleet.DeleteRequest)
-            first = await sdk_sessions.told(delete("checkout"))
+            first = await sdk_sessions.answered(lambda: delete("checkout"))
             assert first.ticket is not None
             await asyncio.to_thread(sdk_sessions.approve, mesh, first.ticket.id)
             calls = [sdk_sessions.told(delete("checkout")) for _ in range(_PARALLEL)]
@@ -119,7 +119,7 @@ def test_what_one_server_asked_another_honours(mesh: Mesh) -> None:
             start = mesh.decisions_by_replica()
             asked = await sdk_sessions.told(delete("other"))
             middle = mesh.decisions_by_replica()
-            assert asked.ticket is not None
+            assert asked.ticket is not None, "the database did not answer in time"
             await asyncio.to_thread(sdk_sessions.approve, mesh, asked.ticket.id)
             # Not there: let through, the service itself has no such deployment.
             with pytest.raises(Exception, match="no such deployment"):
