@@ -1,4 +1,4 @@
-"""Print what it costs to read a request: MCP and REST bodies turned into attributes and a digest.
+"""Print what it costs to read a request: MCP, A2A and REST bodies as attributes and a digest.
 
     python tests/bench/bench_protocols.py [--calls N]
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from authz_server.core import limits
 from authz_server.core.arguments import Pointer
-from authz_server.core.protocols import http, mcp
+from authz_server.core.protocols import a2a, http, mcp
 from authz_server.core.request import Headers, HttpRequest, RouteContext
 from tests.bench.load import percentiles
 
@@ -27,6 +27,7 @@ META = {
     "progressToken": 7,
 }
 MCP = RouteContext.parse({"protocol": "mcp", "bundle": "tools", "resource": "crm"})
+A2A = RouteContext.parse({"protocol": "a2a", "bundle": "agents", "resource": "analyst"})
 REST = RouteContext.parse({"bundle": "data", "resource": "orders"})
 DECLARATION = {
     "amount": Pointer.parse("/order/amount"),
@@ -86,6 +87,16 @@ def mcp_request(arguments: dict[str, Any]) -> HttpRequest:
     return _request("/mcp", json.dumps(message, ensure_ascii=False).encode(), named)
 
 
+def a2a_request(arguments: dict[str, Any]) -> HttpRequest:
+    """Return a message of A2A 1.0 over JSON-RPC that has the same arguments as data."""
+    parts = [{"text": "why"}, {"data": arguments}]
+    message = {"messageId": "m", "contextId": "c", "role": "ROLE_USER", "parts": parts}
+    params = {"message": message, "configuration": {"acceptedOutputModes": ["text/plain"]}}
+    call = {"jsonrpc": "2.0", "id": 7, "method": "SendMessage", "params": params}
+    body = json.dumps(call, ensure_ascii=False).encode()
+    return _request("/a2a", body, {"a2a-version": b"1.0"})
+
+
 def rest_request(arguments: dict[str, Any]) -> HttpRequest:
     """Return a POST of the same arguments."""
     return _request("/v1/orders", json.dumps(arguments, ensure_ascii=False).encode(), {})
@@ -119,18 +130,22 @@ def report(calls: int) -> None:
     """Print the table; `calls` for each figure of 4 KiB, fewer for larger bodies."""
     print("request -> operation (attributes, declared arguments, digest), µs")
     print(
-        f"  {'arguments':22} {'body':>8}   {'MCP p50':>8} {'p99':>8}   {'REST p50':>8} {'p99':>8}"
+        f"  {'arguments':22} {'body':>8}   {'MCP p50':>8} {'p99':>8}   {'A2A p50':>8} {'p99':>8}"
+        f"   {'REST p50':>8} {'p99':>8}"
     )
     for shape in shapes():
         call, post = mcp_request(shape.arguments), rest_request(shape.arguments)
+        message = a2a_request(shape.arguments)
         assert len(call.body) <= limits.BODY_BYTES_MAX, (shape.name, len(call.body))
         count = max(calls * SMALL // shape.body_bytes, 50)
         tool = timed(lambda: mcp.operation(call, MCP, {}, DECLARATION), count)  # noqa: B023
+        sent = timed(lambda: a2a.operation(message, A2A, {}, DECLARATION), count)  # noqa: B023
         rest = timed(lambda: http.operation(post, REST, DECLARATION), count)  # noqa: B023
         floor, _ = timed(lambda: json.loads(call.body), count)  # noqa: B023
         print(
             f"  {shape.name:22} {len(call.body):8}   {tool[0]:8.0f} {tool[1]:8.0f}"
-            f"   {rest[0]:8.0f} {rest[1]:8.0f}   (json.loads {floor:.0f})",
+            f"   {sent[0]:8.0f} {sent[1]:8.0f}   {rest[0]:8.0f} {rest[1]:8.0f}"
+            f"   (json.loads {floor:.0f})",
             flush=True,
         )
     print()
