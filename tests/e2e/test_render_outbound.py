@@ -1,4 +1,4 @@
-"""A rendered way out: what leaves, to whom, and what never does."""
+"""Rendered ways to workloads elsewhere: what leaves, to whom, and what never does."""
 
 import http.client
 import json
@@ -8,14 +8,17 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from click.testing import CliRunner
 
+from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from authz_server.agent.svid import Svid
 from authz_server.cli.main import group as command_line
 from authz_server.demo.authority import TrustDomainAuthority, write_svid
@@ -27,6 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("way-out")]
 
 OURS = TrustDomainAuthority.create("prod.example.org")
 STRANGERS = TrustDomainAuthority.create("prod.example.org")  # the same name, other keys
+HOST = "elsewhere.example"
 TOKENS = {"txn-token": "root-of-somebody", "delegation-chain": "a-link"}
 
 
@@ -86,13 +90,28 @@ class Site:
     """A way out to a good peer, to one with another id, and to one with another authority."""
 
     port: int
+    points: dict[str, int]  # enforcement points with a workload elsewhere
+    tls: ssl.SSLContext  # of a caller
     good: Peer
     other: Peer
     stranger: Peer
 
     def ask(self, host: str, **headers: str) -> int:
         """Send a request with a delegation, as a plain client; return the status."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return self._ask(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=20), host, headers
+        )
+
+    def ask_at(self, point: str) -> int:
+        """Send a request with a delegation to an enforcement point; return the status."""
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.points[point], timeout=20, context=self.tls
+        )
+        return self._ask(connection, HOST, {})
+
+    def _ask(
+        self, connection: http.client.HTTPConnection, host: str, headers: dict[str, str]
+    ) -> int:
         try:
             connection.request("GET", "/work", headers={"host": host, **TOKENS, **headers})
             response = connection.getresponse()
@@ -119,7 +138,7 @@ def site() -> Iterator[Site]:
         port = free_port()
         hosts = {"good.example": (good, "good"), "renamed.example": (other, "renamed")}
         hosts["stranger.example"] = (stranger, "stranger")
-        spec = {
+        spec: dict[str, Any] = {
             "admin": f"unix://{directory}/admin.sock",
             "access_log": os.devnull,
             "svid": {
@@ -141,13 +160,63 @@ def site() -> Iterator[Site]:
                 }
             ],
         }
+        points = {name: free_port() for name in ("good", "renamed")}
+        spec["pdp"] = {"addresses": f"unix://{directory}/pdp.sock", "timeout_s": 5.0}
+        spec["enforcement_points"] = [
+            {
+                "name": tool,
+                "listen": f"127.0.0.1:{points[tool]}",
+                # As if it were elsewhere: that it must prove itself is the same.
+                "upstream": f"127.0.0.1:{running.port}",
+                "upstream_spiffe_id": f"spiffe://prod.example.org/tool/{tool}",
+                "protocol": "http",
+                "workload_id": f"spiffe://prod.example.org/tool/{tool}",
+                "audience": "https://elsewhere.example",
+                "domains": [HOST],
+            }
+            for tool, running in (("good", good), ("renamed", other))
+        ]
+        stack.enter_context(_allowing_pdp(directory / "pdp.sock"))
         (directory / "out.yaml").write_text(json.dumps(spec))
         argv = ["envoy", "render", f"{directory}/out.yaml", "--output", "json", "--validate"]
         result = CliRunner().invoke(command_line, argv)
         assert result.exit_code == 0, result.stderr
         group = stack.enter_context(ProcessGroup(directory))
         start_envoy(json.loads(result.stdout), "envoy", directory, group)
-        yield Site(port=port, good=good, other=other, stranger=stranger)
+        yield Site(
+            port=port,
+            points=points,
+            tls=_caller(directory),
+            good=good,
+            other=other,
+            stranger=stranger,
+        )
+
+
+@contextmanager
+def _allowing_pdp(path: Path) -> Iterator[None]:
+    allow = CheckResponse()
+    allow.ok_response.SetInParent()
+    handler = grpc.method_handlers_generic_handler(
+        "envoy.service.auth.v3.Authorization",
+        {"Check": grpc.unary_unary_rpc_method_handler(lambda *_: allow.SerializeToString())},
+    )
+    server = grpc.server(ThreadPoolExecutor(max_workers=1))
+    server.add_generic_rpc_handlers((handler,))
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(grace=None).wait()
+
+
+def _caller(directory: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # SPIFFE: the name is a URI
+    context.load_verify_locations(directory / "bundle.pem")
+    context.load_cert_chain(*write_svid(OURS.issue_svid("/agent/caller"), directory, "caller"))
+    return context
 
 
 def test_a_listed_host_that_proves_itself_gets_the_delegation_as_sent(site: Site) -> None:
@@ -182,3 +251,12 @@ def test_a_host_that_is_not_listed_is_answered_here(site: Site, host: str) -> No
     before = len(site.good.received)
     assert site.ask(host) in {400, 404}
     assert len(site.good.received) == before
+
+
+def test_a_workload_elsewhere_that_is_allowed_is_sent_nothing_before_it_proves_itself(
+    site: Site,
+) -> None:
+    assert site.ask_at("good") == 200
+    assert site.good.callers[-1] == "spiffe://prod.example.org/agent/assistant"
+    assert site.ask_at("renamed") == 503
+    assert site.other.received == []
