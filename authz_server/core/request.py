@@ -106,7 +106,12 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteContext:
-    """The operator's context extensions of one route (interface section 6)."""
+    """The operator's context extensions of one route (interface section 6).
+
+    `whole_body` (`body: whole`) says that Envoy buffers bodies there, so that one that is not in a
+    check does not exist. Nothing else in a check tells: over HTTP/2 no header announces a body, and
+    `size` is 0 until Envoy has read some of it.
+    """
 
     bundle: str = "default"
     resource: str | None = None
@@ -115,6 +120,7 @@ class RouteContext:
     protocol: Protocol = Protocol.HTTP
     require_delegation: bool = False
     strip_delegation: bool = False
+    whole_body: bool = False
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -179,6 +185,7 @@ def _route_context(extensions: tuple[tuple[str, str], ...]) -> RouteContext:
         protocol=_protocol(values.get("protocol")),
         require_delegation=_flag(values, "require_delegation"),
         strip_delegation=_flag(values, "strip_delegation"),
+        whole_body=_whole_body(values.get("body")),
         labels=MappingProxyType(labels),
     )
 
@@ -192,6 +199,7 @@ _CONTEXT_KEYS = frozenset(
         "protocol",
         "require_delegation",
         "strip_delegation",
+        "body",
     }
 )
 
@@ -213,6 +221,12 @@ def _protocol(text: str | None) -> Protocol:
     if text not in {"http", "grpc", "mcp", "a2a", "tcp"}:
         raise RequestFault(Reason.MALFORMED_REQUEST, "route names an unknown `protocol`")
     return Protocol(text)
+
+
+def _whole_body(text: str | None) -> bool:
+    if text not in {None, "none", "whole"}:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "route's `body` is not `whole` or `none`")
+    return text == "whole"
 
 
 def _flag(values: Mapping[str, str], key: str) -> bool:

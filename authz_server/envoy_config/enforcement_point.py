@@ -245,6 +245,7 @@ class EnforcementPoint:
             "audience": self.audience or "",
             "require_delegation": "true" if self.require_delegation else "",
             "strip_delegation": "true" if self.strip_delegation else "",
+            "body": "" if self.protocol is Protocol.TCP else "whole",
         }
         values |= {f"label.{key}": value for key, value in self.labels.items()}
         return {key: value for key, value in values.items() if value}

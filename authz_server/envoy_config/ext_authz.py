@@ -109,8 +109,10 @@ def stream_route_settings(point: EnforcementPoint) -> dict[str, Any]:
     Envoy would wait for the end of the stream before it asks, and a client that waits for an answer
     in between waits for ever. The PDP is told no message, so it can bind no approval to one.
     """
+    # Settings of a route are laid over those of its host, so what is not so must be said.
     told = CheckSettings(
-        context_extensions=point.context_extensions, disable_request_body_buffering=True
+        context_extensions=point.context_extensions | {"body": "none"},
+        disable_request_body_buffering=True,
     )
     return {HTTP_FILTER: packed(ExtAuthzPerRoute(check_settings=told))}
 

@@ -45,8 +45,8 @@ from authz_server.settings.values import (
 
 PDP_ADDRESSES_MAX: Final = 64  # more stand behind one host name
 POINTS_MAX: Final = 256  # listeners of one Envoy, far beyond any pod or host
-# Of the context extensions that a check may have, what is left beside the seven of a route.
-LABELS_MAX: Final = limits.CONTEXT_EXTENSIONS_MAX - 7
+# Of the context extensions that a check may have, what is left beside the eight of a route.
+LABELS_MAX: Final = limits.CONTEXT_EXTENSIONS_MAX - 8
 
 
 class _Section(BaseModel):

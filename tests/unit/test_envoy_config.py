@@ -194,6 +194,7 @@ def test_context_extensions_are_what_the_pdp_reads() -> None:
         protocol=Protocol.MCP,
         require_delegation=True,
         strip_delegation=True,
+        whole_body=True,
         labels={"class": "restricted"},
     )
 
@@ -328,9 +329,13 @@ def test_a_declared_stream_is_asked_about_at_once_and_with_the_same_words() -> N
     stream, others = host["routes"]
     (all_settings,) = host["typed_per_filter_config"].values()
     (stream_settings,) = stream["typed_per_filter_config"].values()
-    expected = all_settings["check_settings"] | {"disable_request_body_buffering": True}
+    told = all_settings["check_settings"]["context_extensions"]
+    assert told["body"] == "whole"
     assert stream["match"] == {"path": f"/{method}"}
-    assert stream_settings["check_settings"] == expected
+    assert stream_settings["check_settings"] == {
+        "context_extensions": told | {"body": "none"},
+        "disable_request_body_buffering": True,
+    }
     assert (others["match"], "typed_per_filter_config" in others) == ({"prefix": "/"}, False)
     assert "request_timeout" not in manager
     assert settings_of(DATA, "HttpConnectionManager")["request_timeout"] == "30s"

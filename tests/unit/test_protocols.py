@@ -177,7 +177,8 @@ class TestHttp:
             (request("POST", headers={"transfer-encoding": b"chunked"}), False),
             (request("POST"), True),
             (request("POST", protocol="HTTP/2"), False),
-            (request("POST", protocol="HTTP/2", size=0), True),
+            (request("POST", protocol="HTTP/2", size=0), False),  # so it is before any is read
+            (request("POST", protocol="HTTP/2", headers={"content-length": b"0"}), True),
             (request("DELETE", protocol="HTTP/2"), False),
         ],
     )
@@ -185,6 +186,13 @@ class TestHttp:
         self, http_request: HttpRequest, seen: bool
     ) -> None:
         assert operation_of(http_request, HTTP).arguments_seen is seen
+
+    @pytest.mark.parametrize(("said", "seen"), [("whole", True), ("none", False)])
+    def test_where_bodies_are_buffered_none_is_none(self, said: str, seen: bool) -> None:
+        route = RouteContext.parse({"body": said})
+        assert operation_of(request("DELETE", protocol="HTTP/2"), route).arguments_seen is seen
+        announced = request("DELETE", protocol="HTTP/2", headers={"content-length": b"5"})
+        assert not operation_of(announced, route).arguments_seen
 
 
 class TestGrpc:
@@ -412,6 +420,7 @@ class TestRouteContext:
             {"protocol": "ftp"},
             {"require_delegation": "yes"},
             {"strip_delegation": "1"},
+            {"body": "partial"},
             {"workload_id": "crm"},
         ],
     )

@@ -199,7 +199,7 @@ def _operation(request: _Request, action: str, version: Version, facts: Facts) -
             resource=request.route.resource,
             labels=request.route.labels,
         ),
-        arguments_seen=body_seen(request.http),
+        arguments_seen=body_seen(request.http, request.route),
     )
 
 

@@ -73,12 +73,12 @@ def operation(http: HttpRequest, route: RouteContext, declaration: Declaration) 
             path=target.path,
             segments=target.segments,
             query=query,
-            args=_arguments(http, declaration) if declaration else no_attributes(),
+            args=_arguments(http, route, declaration) if declaration else no_attributes(),
             args_sha256=_digest(target.query, http.body),
             resource=route.resource,
             labels=route.labels,
         ),
-        arguments_seen=body_seen(http),
+        arguments_seen=body_seen(http, route),
     )
 
 
@@ -157,13 +157,13 @@ def _contradiction(name: str, what: str) -> RequestFault:
     )
 
 
-def _arguments(http: HttpRequest, declaration: Declaration) -> AttributeMap:
+def _arguments(http: HttpRequest, route: RouteContext, declaration: Declaration) -> AttributeMap:
     """Return the declared arguments; of a request without a body all are None.
 
     SECURITY: a body that was not shown to us may hold them all the same. None would be a lie that
     switches off every rule on what they must not be.
     """
-    if not body_seen(http):
+    if not body_seen(http, route):
         raise RequestFault(
             Reason.BODY_TRUNCATED, "arguments are in the body, which was not sent for the check"
         )
@@ -182,15 +182,16 @@ def declares_body(http: HttpRequest) -> bool:
     return (length is not None and length != "0") or "transfer-encoding" in http.headers.fields
 
 
-def body_seen(http: HttpRequest) -> bool:
+def body_seen(http: HttpRequest, route: RouteContext) -> bool:
     """Tell whether the body, if the request has one, is in front of us.
 
-    Without `with_request_body` Envoy sends none. Then HTTP/1 framing tells whether one exists, and
-    over HTTP/2 only a declared length or Envoy's own count can rule one out.
+    Without `with_request_body` Envoy sends none. HTTP/1 framing tells whether one exists, and so
+    does a declared length. Over HTTP/2 a body may come that nothing announces: there it takes the
+    operator's word that Envoy buffers bodies (`RouteContext.whole_body`).
     """
     if http.body or http.method in _WITHOUT_BODY:
         return True
     if declares_body(http):
         return False
     declared_empty = http.headers.lines("content-length") != ()
-    return declared_empty or http.protocol.startswith("HTTP/1") or http.size == 0
+    return declared_empty or http.protocol.startswith("HTTP/1") or route.whole_body

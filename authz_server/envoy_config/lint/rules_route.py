@@ -1,6 +1,7 @@
 """Rules on routes: whether they are checked, what the PDP learns of them, what they change."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 from authz_server.core.attributes import Protocol
@@ -98,10 +99,16 @@ def _not_understood(configuration: Configuration) -> Iterator[At]:
 
 def _readable(extensions: Mapping[str, str]) -> dict[str, str]:
     """Return `extensions` with something sound for each value that a dump hides."""
-    sound = {"require_delegation": "true", "strip_delegation": "true"}
-    return {
-        key: sound.get(key, "") if value == REDACTED else value for key, value in extensions.items()
-    }
+    return {key: _sound(key) if value == REDACTED else value for key, value in extensions.items()}
+
+
+def _sound(key: str) -> str:
+    """Return a value that `key` may have, if it is a key that may be there at all."""
+    for value in ("", "true"):
+        with suppress(RequestFault):
+            RouteContext.parse({key: value})
+            return value
+    return ""
 
 
 def _where(routed: Routed) -> Message:
@@ -141,6 +148,12 @@ def _other_service(checks: Message) -> Iterator[At]:
 def _rewritten(names: tuple[str, ...], action: Message) -> Iterator[At]:
     for name in names:
         if action.fields.get(name) not in (None, False, ""):
+            yield action.at(name)
+
+
+def _plugged(action: Message) -> Iterator[At]:
+    for name in ("cluster_specifier_plugin", "inline_cluster_specifier_plugin"):
+        if action.has(name):
             yield action.at(name)
 
 
@@ -268,7 +281,7 @@ RULES: Final = (
         why="The PDP denies every request of the route: a misspelt key must not switch a check "
         "off.",
         fix="keys `bundle`, `resource`, `audience`, `workload_id`, `protocol`, "
-        "`require_delegation`, `strip_delegation`, `label.<name>`",
+        "`require_delegation`, `strip_delegation`, `body`, `label.<name>`",
         judge=_not_understood,
     ),
     Rule(
@@ -388,5 +401,14 @@ RULES: Final = (
         "and hosts that no rule is about are reached too.",
         fix="a cluster with the workload's own address: `type: STATIC`, `STRICT_DNS` or `EDS`",
         judge=_open_ended,
+    ),
+    Rule(
+        id="EA330",
+        severity=WARNING,
+        title="a plugin chooses the cluster",
+        why="Where the request goes is decided by code that lint does not read, from what the "
+        "client sent.",
+        fix="`cluster: <name>`",
+        judge=each(_actions, _plugged),
     ),
 )
