@@ -202,6 +202,11 @@ class Mesh:
         stats = "/stats?filter=_pdp.membership_healthy"
         return _last_numbers(page(self.layout.admin(name), stats)[1]) == [self.plan.replicas]
 
+    def missed_probes(self, name: str) -> int:
+        """Return how often a PDP did not answer a probe of the Envoy in front of service `name`."""
+        stats = "/stats?filter=_pdp.health_check.failure"
+        return sum(_last_numbers(page(self.layout.admin(name), stats)[1]))
+
     def kill_pdp(self, replica: int = 0) -> None:
         """End a PDP at once, without a chance to answer what it is working on."""
         self._pdps[replica].kill()
