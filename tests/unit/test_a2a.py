@@ -410,10 +410,16 @@ def test_nothing_to_digest(http: HttpRequest) -> None:
     assert read(http).obj.args_sha256 is None
 
 
-def test_a_body_that_was_not_shown_is_noticed() -> None:
-    assert not read(request("POST", "/tasks/t1:cancel", protocol="HTTP/2")).arguments_seen
+def test_a_body_that_was_not_shown_is_missed() -> None:
+    """It could name another task than the path, or a tenant."""
+    unsaid = request("POST", "/tasks/t1:cancel", protocol="HTTP/2")
+    assert reason_of(unsaid) is Reason.BODY_TRUNCATED
     announced = request("POST", "/tasks/t1:cancel", content_length=b"5")
-    assert not read(announced).arguments_seen
+    assert reason_of(announced) is Reason.BODY_TRUNCATED
+    empty = request("POST", "/tasks/t1:cancel", protocol="HTTP/2", content_length=b"0")
+    assert read(empty).obj.uri == "t1"
+    buffering = RouteContext.parse({"protocol": "a2a", "body": "whole"})
+    assert a2a.operation(unsaid, buffering, {}).obj.uri == "t1"
 
 
 # --- what is refused ----------------------------------------------------------------------------
