@@ -164,9 +164,10 @@ def _retry_policy(limit: timedelta) -> RetryPolicy:
         typed_config=packed(PreviousHostsPredicate()),
     )
     return RetryPolicy(
-        # INVARIANT: `max_interval` limits each attempt. Below `limit` it would ask a second PDP
-        # while the first one works, and have two decisions recorded for most of the slow requests.
-        retry_back_off=BackoffStrategy(base_interval=_RETRY_PAUSE, max_interval=limit),
+        # INVARIANT: `max_interval` limits each attempt, and `reset` counts that as one. Below
+        # `limit` it would ask a second PDP while the first one works, and have two decisions
+        # recorded for most of the slow requests; above it, it never ends an attempt.
+        retry_back_off=BackoffStrategy(base_interval=_RETRY_PAUSE, max_interval=2 * limit),
         num_retries=1,
         retry_on=_RETRY_ON,
         retry_host_predicate=[elsewhere],

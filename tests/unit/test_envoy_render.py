@@ -147,3 +147,12 @@ def test_nothing_but_rendering_imports_envoys_messages() -> None:
 def test_help_has_examples() -> None:
     text = CliRunner().invoke(command, ["--help"]).stdout
     assert "authz-server envoy render point.yaml --write envoy.yaml --validate" in text
+
+
+def test_validating_without_an_envoy_says_so_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENVOY_BINARY", str(tmp_path / "nothing"))
+    result = render(POINT, "--validate", "--write", tmp_path / "envoy.yaml")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "ENVOY_BINARY" in result.stderr
