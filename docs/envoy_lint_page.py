@@ -83,6 +83,7 @@ _GROUPS = {
 }
 _PLACES = {
     "bootstrap": "the bootstrap",
+    "static": "`static_resources`",
     "listener": "the listener",
     "chain": "the filter chain",
     "tls": "`DownstreamTlsContext`",

@@ -140,6 +140,7 @@ def _pdp_tls(tree: Tree) -> Any:
 
 _PARTS: Final[Mapping[str, Callable[[Tree], Any]]] = {
     "bootstrap": lambda tree: tree,
+    "static": lambda tree: tree["static_resources"],
     "listener": _listener,
     "chain": _chain,
     "tls": _tls,

@@ -320,11 +320,12 @@ def _(site: Site, listener: str) -> None:
     assert outcome.hit.values("host") == ["admin.internal"]
 
 
-@proves("EA323-1")
+@proves("EA323-1", "EA330-1")
 def _(site: Site, listener: str) -> None:
     # Any cluster of this Envoy: here that of another enforcement point's upstream.
     assert site.ask(listener, get("/open", "x-cluster: mcp-data_upstream")).passed
     assert not site.ask(listener, get("/open", "x-cluster: nothing")).passed
+    assert site.ask("http", get("/open", "x-cluster: nothing")).passed
 
 
 @proves("EA325-1")

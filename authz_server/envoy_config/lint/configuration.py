@@ -145,6 +145,7 @@ class Configuration:
     clusters: Mapping[str, Message] = field(default_factory=dict)
     tables: Mapping[str, Message] = field(default_factory=dict)  # by name, outside of listeners
     extensions: Mapping[str, Message] = field(default_factory=dict)  # discovered filter settings
+    secrets: Sequence[Message] = ()
     misread: Sequence[Misread] = ()
 
     @cached_property
@@ -156,6 +157,16 @@ class Configuration:
             chains = [*listener.messages("filter_chains"), *([default] if default else [])]
             found += [Chain(listener, one, self._filters(one, "filters")) for one in chains]
         return found
+
+    @cached_property
+    def datagrams(self) -> list[Chain]:
+        """Every UDP proxy, as a chain of that one filter."""
+        return [
+            Chain(listener, one.settings, (one,))
+            for listener in self.listeners
+            for one in self._filters(listener, "listener_filters")
+            if one.settings is not None and one.settings.is_a("udp_proxy.v3.UdpProxyConfig")
+        ]
 
     @cached_property
     def http(self) -> list[HttpChain]:
@@ -273,7 +284,7 @@ class Configuration:
             actions = chain.actions
         else:
             actions = [one.settings for one in chain.filters if one.settings is not None]
-        names = {one.text("cluster") for one in actions}
+        names = {inner.text("cluster") for one in actions for inner in one.walk()}
         for one in actions:
             names |= {weight.text("name") for weight in one.all("WeightedCluster.ClusterWeight")}
         return names - {""}

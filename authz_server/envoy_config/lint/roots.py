@@ -97,6 +97,7 @@ def _collect(roots: list[Message], misread: list[Misread]) -> Configuration:
             for one in found.get(_EXTENSION, [])
             if (settings := one.message("typed_config")) is not None
         },
+        secrets=[one for root in roots for one in root.all("tls.v3.Secret")],
         misread=misread,
     )
 

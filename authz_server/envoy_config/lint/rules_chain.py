@@ -105,6 +105,9 @@ _ANSWERING: Final = (
 )
 
 
+_UDP_QUESTION: Final = ("udp_proxy.session.ext_authz.v3.FilterConfig",)
+
+
 def changes_requests(settings: Message) -> bool | None:
     """Tell whether a filter may change what was judged; None where that is not known."""
     if not settings.type.startswith(_HTTP):
@@ -146,6 +149,9 @@ def _unguarded(configuration: Configuration) -> Iterator[tuple[Chain | HttpChain
     for chain in configuration.chains:
         if chain.ends_elsewhere and not chain.question:
             yield chain, chain.message.at("filters")
+    for chain in configuration.datagrams:
+        if not any(one.is_a(*_UDP_QUESTION) for one in chain.message.walk()):
+            yield chain, chain.message.at()
 
 
 def _listener_of(chain: Chain | HttpChain) -> Message | None:
@@ -201,6 +207,18 @@ def _changed_behind(chain: HttpChain) -> Iterator[At]:
         assert one.settings is not None
         if changes_requests(one.settings):
             yield one.entry.at(note=f"`{one.name}`")
+        for setting in _of_routes(chain, one.name):
+            if changes_requests(setting):
+                yield setting.at(note=f"for `{one.name}`")
+
+
+def _of_routes(chain: HttpChain, name: str) -> Iterator[Message]:
+    """Yield what routes set for the filter called `name`."""
+    for table in chain.tables:
+        for level in table.walk():
+            setting = level.map("typed_per_filter_config").get(name)
+            if isinstance(setting, Message):
+                yield setting
 
 
 def _unknown_behind(chain: HttpChain) -> Iterator[At]:

@@ -1,7 +1,6 @@
 """Rules on routes: whether they are checked, what the PDP learns of them, what they change."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Final
 
 from authz_server.core.attributes import Protocol
@@ -98,17 +97,17 @@ def _not_understood(configuration: Configuration) -> Iterator[At]:
 
 
 def _readable(extensions: Mapping[str, str]) -> dict[str, str]:
-    """Return `extensions` with something sound for each value that a dump hides."""
-    return {key: _sound(key) if value == REDACTED else value for key, value in extensions.items()}
+    """Return `extensions` without the values that a dump hides; of those the keys are judged."""
+    return {key: value for key, value in extensions.items() if value != REDACTED or _strange(key)}
 
 
-def _sound(key: str) -> str:
-    """Return a value that `key` may have, if it is a key that may be there at all."""
-    for value in ("", "true"):
-        with suppress(RequestFault):
-            RouteContext.parse({key: value})
-            return value
-    return ""
+def _strange(key: str) -> bool:
+    """Tell whether no route may have `key`, whatever its value."""
+    try:
+        RouteContext.parse({key: ""})
+    except RequestFault as fault:
+        return "unknown context extension" in fault.detail
+    return False
 
 
 def _where(routed: Routed) -> Message:

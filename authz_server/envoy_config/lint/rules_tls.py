@@ -47,7 +47,9 @@ def _in_the_clear(configuration: Configuration) -> Iterator[At]:
         if chain.listener is None or listens_locally(chain.listener):
             continue
         socket = chain.message.message("transport_socket")
-        if socket is None or not any(socket.all(DOWNSTREAM_TLS)):
+        encrypted = socket is not None and any(socket.all(DOWNSTREAM_TLS))
+        # STARTTLS begins in the clear, and stays there unless a filter says otherwise.
+        if not encrypted or any(chain.message.all("starttls.v3.StartTlsConfig")):
             yield chain.message.at("transport_socket")
 
 
@@ -58,7 +60,13 @@ def contexts(tls: Message) -> list[Message]:
 
 
 def _contexts(configuration: Configuration) -> list[Message]:
-    return [context for tls in _tls(configuration) for context in contexts(tls)]
+    found = [context for tls in _tls(configuration) for context in contexts(tls)]
+    # Those that come by name: of whom they judge is not looked into, all are to be sound.
+    return found + [one for secret in configuration.secrets for one in _held(secret)]
+
+
+def _held(secret: Message) -> list[Message]:
+    return secret.messages("validation_context")
 
 
 _ANCHORS: Final = (
