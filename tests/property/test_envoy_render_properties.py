@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz_server.core.errors import ConfigurationError, Fault
@@ -112,6 +112,8 @@ def _mappings(tree: object) -> Iterator[dict[str, Any]]:
         yield from _mappings(value)
 
 
+# Each example is a whole configuration, at 20 ms: a quarter of what the profile asks for.
+@settings(max_examples=settings().max_examples // 4)
 @given(files())
 def test_whatever_is_rendered(file: dict[str, Any]) -> None:
     if (spec := _parsed(file)) is None:
@@ -194,6 +196,7 @@ def _with(value: Any, path: list[str], new: object) -> Any:
     return below | {path[0]: _with(below.get(path[0]), path[1:], new)}
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(files(), st.lists(st.tuples(st.lists(_KEYS, max_size=3), _ODD), min_size=1, max_size=3))
 def test_anything_else_is_a_fault_with_a_place(
     file: dict[str, Any], changes: list[tuple[list[str], object]]
