@@ -7,6 +7,7 @@ from typing import Final
 from authz_server.envoy_config.lint import (
     rules_chain,
     rules_cluster,
+    rules_header,
     rules_http,
     rules_mcp,
     rules_process,
@@ -20,10 +21,11 @@ from authz_server.envoy_config.lint.roots import configuration_of
 from authz_server.envoy_config.lint.rule import Finding, Rule
 from authz_server.envoy_config.lint.source import Source
 
-RULES: Final[tuple[Rule, ...]] = (
+_ALL: Final[tuple[Rule, ...]] = (
     *rules_unread.RULES,
     *rules_chain.RULES,
     *rules_question.RULES,
+    *rules_header.RULES,
     *rules_route.RULES,
     *rules_http.RULES,
     *rules_tls.RULES,
@@ -32,6 +34,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *rules_process.RULES,
     *rules_mcp.RULES,
 )
+RULES: Final = tuple(sorted(_ALL, key=lambda rule: rule.id))
 
 
 def judge(sources: Iterable[Source]) -> list[Finding]:

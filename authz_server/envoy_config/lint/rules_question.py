@@ -1,11 +1,9 @@
 """Rules on ext_authz itself: what the PDP is shown, and what becomes of its answer."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from authz_server.core import limits
-from authz_server.core.request import SECURITY_HEADERS
 from authz_server.envoy_config.lint.configuration import (
     EXT_AUTHZ,
     Configuration,
@@ -29,19 +27,6 @@ from authz_server.envoy_config.lint.rule import (
 TIMEOUT_S_MAX: Final = 5.0
 # An MCP call of ordinary size must fit; Envoy's MCP filter by itself reads 8 KiB.
 BODY_BYTES_MIN: Final = 8 * 1024
-_PATTERN_CHARS_MAX: Final = 256  # of an expression that is tried here on header names
-
-# What an answer of the PDP must not be able to change: what was judged, and who is said to call.
-_GUARDED_FROM_ANSWERS: Final = (
-    ":path",
-    ":method",
-    "host",
-    "authorization",
-    "cookie",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-envoy-original-path",
-)
 
 
 def _questions(configuration: Configuration) -> list[Message]:
@@ -112,81 +97,6 @@ def _switched_by_metadata(question: Message) -> Iterator[At]:
 def _no_denial_when_off(question: Message) -> Iterator[At]:
     if not _denies_when_off(question):
         yield question.at("deny_at_disable")
-
-
-# --- headers ------------------------------------------------------------------------------------
-
-
-_TESTS: Final[Mapping[str, Callable[[str, str], bool]]] = {
-    "exact": str.__eq__,
-    "prefix": str.startswith,
-    "suffix": str.endswith,
-    "contains": str.__contains__,
-}
-
-
-def matches(matcher: Message, name: str) -> bool:
-    """Tell whether a `StringMatcher` matches a header name; what cannot be told does not."""
-    ignore_case = matcher.flag("ignore_case")
-    for kind, test in _TESTS.items():
-        if matcher.has(kind):
-            value = matcher.text(kind)
-            return test(name, value.lower() if ignore_case else value)
-    expression = matcher.message("safe_regex")
-    return expression is not None and full_match(expression.text("regex"), name)
-
-
-def full_match(pattern: str, name: str) -> bool:
-    """Tell whether an expression matches all of `name`, as far as Python reads it as RE2 does.
-
-    Backtracking stays bounded: names are short, and none of them comes from a caller.
-    """
-    if len(pattern) > _PATTERN_CHARS_MAX:
-        return False
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except (re.error, RecursionError, OverflowError):
-        return False
-
-
-def _dropped(question: Message) -> Iterator[At]:
-    allowed = question.message("allowed_headers")
-    if allowed is None:
-        return
-    patterns = allowed.messages("patterns")
-    missing = [
-        name
-        for name in sorted(SECURITY_HEADERS)
-        if not any(matches(pattern, name) for pattern in patterns)
-    ]
-    if missing:
-        yield question.at("allowed_headers", f"without {_names(missing)}")
-
-
-def _hidden(question: Message) -> Iterator[At]:
-    disallowed = question.message("disallowed_headers")
-    for pattern in disallowed.messages("patterns") if disallowed is not None else []:
-        hit = [name for name in sorted(SECURITY_HEADERS) if matches(pattern, name)]
-        if hit:
-            yield pattern.at(note=_names(hit))
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _mutable(question: Message) -> Iterator[At]:
-    rules = question.message("decoder_header_mutation_rules")
-    if rules is None or not rules.flag("disallow_all"):
-        yield question.at("decoder_header_mutation_rules")
-        return
-    expression = rules.message("allow_expression")
-    if expression is None:
-        return
-    hit = [name for name in _GUARDED_FROM_ANSWERS if full_match(expression.text("regex"), name)]
-    if hit:
-        yield rules.at("allow_expression", f"allows {_names(hit)}")
 
 
 def _foreign_namespaces(chain: HttpChain) -> Iterator[At]:
@@ -355,15 +265,6 @@ RULES: Final = (
         judge=each(_bodies, _small_body),
     ),
     Rule(
-        id="EA214",
-        severity=ERROR,
-        title="headers reach the PDP as text, lines of one name joined",
-        why="A header that was sent twice looks like one to the PDP and like two to the upstream, "
-        "and bytes that are not UTF-8 are replaced.",
-        fix="`encode_raw_headers: true`",
-        judge=each(_questions, is_not_true("encode_raw_headers")),
-    ),
-    Rule(
         id="EA215",
         severity=ERROR,
         title="the PDP does not see the caller's certificate",
@@ -381,48 +282,12 @@ RULES: Final = (
         judge=each(_all_questions, is_not_true("include_tls_session")),
     ),
     Rule(
-        id="EA217",
-        severity=ERROR,
-        title="headers that count are kept from the PDP by `allowed_headers`",
-        why="Everything that is not listed is dropped, pseudo-headers included: the upstream acts "
-        "on headers that were never judged.",
-        fix="leave `allowed_headers` out; name what is secret in `disallowed_headers`",
-        judge=each(_questions, _dropped),
-    ),
-    Rule(
-        id="EA218",
-        severity=ERROR,
-        title="headers that count are kept from the PDP by `disallowed_headers`",
-        why="The upstream acts on headers that were never judged, and a delegation that the PDP "
-        "does not see is none.",
-        fix="`disallowed_headers: {patterns: [{exact: cookie, ignore_case: true}]}`",
-        judge=each(_questions, _hidden),
-    ),
-    Rule(
         id="EA219",
         severity=WARNING,
         title="the PDP is sent metadata that no filter in front of ext_authz writes",
         why="It holds them to be Envoy's own reading of the request, and there is none.",
         fix="name only filters that stand in front of ext_authz in this chain",
         judge=each(_guarded, _foreign_namespaces),
-    ),
-    Rule(
-        id="EA220",
-        severity=WARNING,
-        title="what the PDP answers is not validated",
-        why="A header with a line break in it would be put into the request as it is.",
-        fix="`validate_mutations: true`",
-        judge=each(_questions, is_not_true("validate_mutations")),
-    ),
-    Rule(
-        id="EA221",
-        severity=WARNING,
-        title="an answer of the PDP may change what was judged, or who is said to call",
-        why="Whoever gets hold of the PDP, or of a bug in it, rewrites path, host or credentials "
-        "of requests on their way.",
-        fix="`decoder_header_mutation_rules: {disallow_all: true, allow_expression: {regex: "
-        '"x-authz-.*"}}`',
-        judge=each(_questions, _mutable),
     ),
     Rule(
         id="EA222",
