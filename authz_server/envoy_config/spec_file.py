@@ -1,17 +1,18 @@
 """Make of a file of `spec` what the renderer takes, or say all that is wrong with it."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from authz_server.core.errors import ConfigurationError, Fault, InvalidValueError
 from authz_server.core.spiffe import SpiffeId
 from authz_server.core.yaml_document import Path as KeyPath
-from authz_server.core.yaml_document import YamlDocument
+from authz_server.core.yaml_document import YamlDocument, YamlValue
 from authz_server.envoy_config.enforcement_point import (
     EnforcementPoint,
     PdpTls,
@@ -34,6 +35,7 @@ from authz_server.settings.addresses import TcpAddress
 from authz_server.settings.environment import Overrides
 from authz_server.settings.faults import dotted, faults_of
 
+_NO_OVERRIDES: Final = Overrides(values={})  # the environment says nothing about Envoy
 _MANY: Final = "enforcement_points"
 # Keys that only one of the two forms has at its top.
 _OF_A_POINT: Final = frozenset(PointKeys.model_fields) - frozenset(EnvoyKeys.model_fields)
@@ -68,9 +70,35 @@ def parse_spec(data: bytes, *, file: str) -> EnvoySpec:
     try:
         spec = model.model_validate(document.value)
     except ValidationError as error:
-        found = faults_of(error, model, document, Overrides(values={}))
-        raise ConfigurationError(_in_order(found)) from error
+        raise ConfigurationError(_in_order(_found(error, model, document))) from error
     return _Builder(document, spec).build()
+
+
+def _found(
+    error: ValidationError, model: type[ManyPoints | OnePoint], document: YamlDocument
+) -> list[Fault]:
+    """Return the faults in `error`, and what its unknown keys hid: how the others fit together."""
+    faults = list(faults_of(error, model, document, _NO_OVERRIDES))
+    unknown = [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
+    if unknown:
+        try:
+            _Builder(document, model.model_validate(_without(document.value, unknown))).build()
+        except ValidationError as hidden:
+            faults += faults_of(hidden, model, document, _NO_OVERRIDES)
+        except ConfigurationError as hidden:
+            faults += hidden.faults
+    return list(dict.fromkeys(faults))
+
+
+def _without(value: YamlValue, paths: list[KeyPath]) -> YamlValue:
+    """Return a copy of `value` without the keys at `paths`, which exist."""
+    copied = copy.deepcopy(value)
+    for *above, key in paths:
+        below: Any = copied
+        for part in above:
+            below = below[part]
+        del below[key]
+    return copied
 
 
 class _Builder:

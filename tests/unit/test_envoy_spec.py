@@ -258,6 +258,17 @@ pdp: {addresses: [], timeout_s: 0}
     assert messages[-1] == "`pdp.timeout_s` must be above 0.0"
 
 
+def test_an_unknown_key_does_not_hide_how_the_others_fit_together() -> None:
+    text = MINIMAL.replace("127.0.0.1:8080", "10.0.0.7:8080").replace("audience:", "audiense:")
+    assert [message.partition(":")[0] for _, _, message in faults_of(text)] == [
+        "`audience` is required",
+        "`upstream` is not on this machine",
+        "`audiense` is not a known key; did you mean `audience`?",
+    ]
+    two = SVID + PDP + in_list(POINT + "lables: {}", POINT.replace("crm", "erp"))
+    assert ["is where another part" in message for _, _, message in faults_of(two)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "complaint"),
     [
