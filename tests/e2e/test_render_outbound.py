@@ -96,24 +96,23 @@ class Site:
     other: Peer
     stranger: Peer
 
-    def ask(self, host: str, **headers: str) -> int:
+    def ask(self, host: str, target: str = "/work", **headers: str) -> int:
         """Send a request with a delegation, as a plain client; return the status."""
-        return self._ask(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=20), host, headers
-        )
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return self._ask(connection, target, {"host": host, **headers})
 
     def ask_at(self, point: str) -> int:
         """Send a request with a delegation to an enforcement point; return the status."""
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self.points[point], timeout=20, context=self.tls
         )
-        return self._ask(connection, HOST, {})
+        return self._ask(connection, "/work", {"host": HOST})
 
     def _ask(
-        self, connection: http.client.HTTPConnection, host: str, headers: dict[str, str]
+        self, connection: http.client.HTTPConnection, target: str, headers: dict[str, str]
     ) -> int:
         try:
-            connection.request("GET", "/work", headers={"host": host, **TOKENS, **headers})
+            connection.request("GET", target, headers={**TOKENS, **headers})
             response = connection.getresponse()
             response.read()
             return response.status
@@ -234,6 +233,14 @@ def test_a_listed_host_that_proves_itself_gets_the_delegation_as_sent(site: Site
 @pytest.mark.parametrize("host", ["good.example:8080", "GOOD.example", "good.example."])
 def test_other_spellings_of_a_listed_host(site: Site, host: str) -> None:
     assert site.ask(host) == 200
+
+
+def test_a_client_may_take_it_for_its_proxy(site: Site) -> None:
+    assert site.ask("ignored.example", "http://good.example/work") == 200
+    assert site.good.received[-1].startswith(b"GET /work HTTP/1.1\r\nhost: good.example\r\n")
+    before = len(site.good.received)
+    assert site.ask("good.example", "http://evil.example/work") == 404
+    assert len(site.good.received) == before
 
 
 @pytest.mark.parametrize("host", ["renamed.example", "stranger.example"])
