@@ -130,7 +130,7 @@ def _http_request(http: AttributeContext.HttpRequest) -> HttpRequest:
         path=path,
         headers=headers,
         body=body,
-        body_truncated=_is_truncated(headers, len(body)),
+        body_truncated=_is_truncated(headers, len(body), http.size),
         protocol=http.protocol,
         size=http.size,
     )
@@ -164,7 +164,7 @@ def _headers(http: AttributeContext.HttpRequest) -> Headers:
     return joined_lines([(name, value.encode()) for name, value in joined.items()])
 
 
-def _is_truncated(headers: Headers, body_bytes: int) -> bool:
+def _is_truncated(headers: Headers, body_bytes: int, size: int) -> bool:
     length = headers.fields.get("content-length")
     partial = headers.fields.get(_PARTIAL_BODY)
     declared = 0
@@ -176,6 +176,9 @@ def _is_truncated(headers: Headers, body_bytes: int) -> bool:
         if declared < body_bytes:
             raise RequestFault(Reason.MALFORMED_REQUEST, "body is longer than its declared length")
     if partial is not None and partial != (b"false",):
+        return True
+    # Envoy counts what it buffered. A body of unknown size is how agentgateway marks one it cut.
+    if body_bytes and size < 0:
         return True
     # An empty body is one that was not asked for, not one that was cut.
     return 0 < body_bytes < declared

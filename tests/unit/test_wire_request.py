@@ -338,6 +338,15 @@ def test_a_cut_body_is_known(
     assert (http.body, http.body_truncated) == (body, truncated)
 
 
+@pytest.mark.parametrize(("size", "truncated"), [(-1, True), (0, False), (1, False)])
+def test_a_body_of_unknown_size_may_be_cut(size: int, truncated: bool) -> None:
+    def edit(attributes: Attributes) -> None:
+        attributes.request.http.raw_body = b"1"
+        attributes.request.http.size = size
+
+    assert read_http(edit, headers=PSEUDO).body_truncated is truncated
+
+
 @pytest.mark.parametrize(
     "length", [b"1", b"", b"-1", b"+7", b"7 ", b"0x7", b"7.0", b"\xb2", b"1" * 19, b"9" * 5000]
 )
