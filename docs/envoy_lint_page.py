@@ -182,6 +182,8 @@ def _right(sample: Sample) -> str:
     if wanted is None:
         wanted = _same_keys(sample.values["unsafe"], find(base(sample.base), sample.values["at"]))
     wanted = {key: value for key, value in wanted.items() if value is not None}
+    if wanted == sample.values["unsafe"]:
+        return ""  # what makes the difference stands elsewhere
     text = _dump(wanted) if wanted else ""
     return text if text.count("\n") <= _RIGHT_LINES_MAX else ""
 

@@ -79,12 +79,20 @@ def is_held(site: Site, request: bytes, listener: str = "http") -> None:
 # --- nobody is asked ----------------------------------------------------------------------------
 
 
-@proves("EA101-1", "EA108-1", "EA109-2", "EA301-1", "EA302-1")
+@proves("EA101-1", "EA109-2", "EA301-1", "EA302-1")
 def _(site: Site, listener: str) -> None:
     outcome = site.ask(listener, CLOSED)
     assert outcome.passed
     assert not outcome.checks
     is_held(site, CLOSED)
+
+
+@proves("EA108-1")
+def _(site: Site, listener: str) -> None:
+    outcome = site.ask(listener, CLOSED)
+    assert outcome.passed
+    assert not outcome.checks
+    is_held(site, CLOSED, f"{listener}-safe")
 
 
 @proves("EA110-1")

@@ -93,6 +93,11 @@ class HttpChain:
         asked = [one for one in routes if one.has("route")]
         return bool(asked) and all(one.inside("match", "connect_matcher") for one in asked)
 
+    def routed(self) -> "Iterator[Routed]":
+        """Yield every route that leads to an upstream."""
+        for table in self.tables:
+            yield from _routed(self, table)
+
     @property
     def leads_somewhere(self) -> bool:
         """Whether any request gets to an upstream."""
@@ -111,6 +116,10 @@ class Routed:
     def route(self) -> Message:
         """The innermost."""
         return self.levels[-1]
+
+    def sets(self, name: str) -> bool:
+        """Tell whether it has settings for the filter called `name`."""
+        return any(name in level.map("typed_per_filter_config") for level in self.levels)
 
     def extensions(self, name: str) -> dict[str, str] | None:
         """Return the context extensions for the filter called `name`; None where there are none.
@@ -201,12 +210,7 @@ class Configuration:
     @cached_property
     def routed(self) -> list[Routed]:
         """Every route of a guarded chain that leads to an upstream."""
-        return [
-            routed
-            for chain in self.guarded
-            for table in chain.tables
-            for routed in _routed(chain, table)
-        ]
+        return [routed for chain in self.guarded for routed in chain.routed()]
 
     @cached_property
     def levels(self) -> list[Message]:

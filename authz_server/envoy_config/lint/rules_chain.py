@@ -11,10 +11,9 @@ from authz_server.envoy_config.lint.configuration import (
     Filter,
     HttpChain,
     listens_locally,
-    unique,
 )
 from authz_server.envoy_config.lint.message import At, Message
-from authz_server.envoy_config.lint.rule import ERROR, WARNING, Rule, each, is_true
+from authz_server.envoy_config.lint.rule import ERROR, WARNING, Rule, each
 
 _HTTP: Final = "envoy.extensions.filters.http."
 
@@ -262,6 +261,18 @@ def _optional(configuration: Configuration) -> Iterator[At]:
                 yield one.entry.at("is_optional")
 
 
+def _left_disabled(chain: HttpChain) -> Iterator[At]:
+    """Find what stays unchecked: a disabled filter runs where a route has settings for it."""
+    if not all(one.entry.flag("disabled") for one in chain.questions):
+        return
+    names = [one.name for one in chain.questions]
+    if not chain.complete:
+        yield chain.questions[-1].entry.at("disabled", "routes are not known")
+    for routed in chain.routed():
+        if not any(routed.sets(name) for name in names):
+            yield routed.route.at(note="not for this route")
+
+
 def _upgrades_without(chain: HttpChain) -> Iterator[At]:
     for upgrade in chain.manager.messages("upgrade_configs"):
         own = upgrade.messages("filters")
@@ -286,11 +297,6 @@ def _upstream_filters(configuration: Configuration) -> Iterator[At]:
             if settings is not None and id(entry) not in seen and changes_requests(settings):
                 seen.add(id(entry))
                 yield entry.at(note=f"`{entry.text('name')}`")
-
-
-def _entries(configuration: Configuration) -> list[Message]:
-    asking = [one.entry for chain in configuration.guarded for one in chain.questions]
-    return unique(asking)
 
 
 def _guarded(configuration: Configuration) -> list[HttpChain]:
@@ -362,10 +368,10 @@ RULES: Final = (
     Rule(
         id="EA108",
         severity=ERROR,
-        title="ext_authz is disabled unless a route enables it",
-        why="Requests on every route that does not switch the filter on pass unchecked.",
+        title="ext_authz is disabled, and not every route enables it",
+        why="Requests on every route that has no settings for the filter pass unchecked.",
         fix="leave `disabled` out of the filter's entry",
-        judge=each(_entries, is_true("disabled")),
+        judge=each(_guarded, _left_disabled),
     ),
     Rule(
         id="EA109",
