@@ -1,6 +1,7 @@
 """What every suite shares: how hypothesis searches, and which marks a directory implies."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,19 @@ _PARAMETER_ID_CHARS_MAX = 100
 _MESHES = frozenset({"mesh", "fragile_mesh", "everywhere", "postgres_site"})  # fixtures
 
 
-@pytest.hookimpl(trylast=True)  # after the shuffle
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark what lies in `e2e/`: it needs the real Envoy. What shares a mesh shares a worker.
 
-    What takes minutes by itself goes first, so that no worker starts it when all else is done.
+    Before all others, because pytest-xdist reads the marks in this hook too. After the shuffle,
+    what takes minutes by itself goes first, so that no worker starts it when all else is done.
     """
     for item in items:
         if item.path.is_relative_to(_E2E):
             item.add_marker(pytest.mark.e2e)
         for mesh in _MESHES & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(mesh))
+    yield
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
