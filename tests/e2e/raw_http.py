@@ -68,6 +68,10 @@ class RawConnection:
         """Close the connection."""
         self._socket.close()
 
+    def patience(self, timeout_s: float) -> None:
+        """Wait this long for what is read from now on, instead of `ANSWER_TIMEOUT_S`."""
+        self._socket.settimeout(timeout_s)
+
     def send(self, data: bytes) -> None:
         """Send `data` unchanged."""
         try:
