@@ -33,8 +33,9 @@ help: ## list the targets
 
 setup: $(VENV)/.installed ## make .venv from requirements.lock (hash-checked) and install this project in it
 
-proto: setup ## generate authz_server/_pb from protos/
+proto: setup ## generate authz_server/_pb from protos/, and the messages that `envoy lint` reads by
 	$(BIN)/python protos/generate.py
+	$(BIN)/python protos/envoy_messages.py
 
 docs: setup ## generate the reference pages of docs/ and the rendered Envoys from the code
 	$(BIN)/python docs/generate.py
