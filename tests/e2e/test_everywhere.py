@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from authz_server.cli.main import group
 from authz_server.cli.policy_consistency import command as consistency
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import ConfigurationError
@@ -86,6 +87,15 @@ def test_a_request_around_envoy_would_be_in_the_journal(everywhere: Mesh) -> Non
     with httpx.Client(transport=around) as client:
         client.get("http://data/v1/payroll")
     assert len(everywhere.visits("data")) == before + 1
+
+
+def test_lint_finds_nothing_unsafe_in_any_of_its_envoys(everywhere: Mesh) -> None:
+    plan = everywhere.plan
+    names = [*(service.name for service in plan.services), *(way.name for way in plan.ways_out)]
+    for name in names:
+        argv = ["envoy", "lint", str(everywhere.layout.envoy(name)), "--strict"]
+        done = CliRunner().invoke(group, argv)
+        assert (name, done.exit_code) == (name, 0), done.output
 
 
 def run_consistency(mesh: Mesh, scenarios: Path, *options: str | Path) -> Result:
