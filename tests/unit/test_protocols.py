@@ -195,6 +195,91 @@ class TestHttp:
         assert not operation_of(announced, route).arguments_seen
 
 
+class TestDeclaredArguments:
+    """`protocol: http`: pointers into the body, which has to be JSON."""
+
+    ARGUMENTS: ClassVar = {"amount": "/order/amount", "tags": "/tags"}
+
+    def args(self, http_request: HttpRequest) -> object:
+        return operation_of(http_request, HTTP, self.ARGUMENTS).obj.args
+
+    @pytest.mark.parametrize(
+        "media_type",
+        [b"application/json", b"APPLICATION/JSON; charset=UTF-8", b"application/vnd.x.v2+json"],
+    )
+    def test_out_of_json(self, media_type: bytes) -> None:
+        body = b'{"order":{"amount":12.0},"tags":["a",1],"note":{}}'
+        posted = request("POST", headers={"content-type": media_type}, body=body)
+        assert self.args(posted) == {"amount": 12, "tags": ("a", 1)}
+        assert operation_of(posted, HTTP).obj.args == {}
+        digests = {
+            operation_of(posted, HTTP, args).obj.args_sha256 for args in ({}, self.ARGUMENTS)
+        }
+        assert digests == {hashlib.sha256(b"\0" + body).hexdigest()}
+
+    @pytest.mark.parametrize(
+        "http_request",
+        [request("GET"), request("POST"), request("POST", headers={"content-length": b"0"})],
+    )
+    def test_without_a_body_all_are_none(self, http_request: HttpRequest) -> None:
+        assert self.args(http_request) == {"amount": None, "tags": None}
+
+    @pytest.mark.parametrize(
+        ("headers", "protocol"),
+        [
+            ({"content-length": b"5"}, "HTTP/1.1"),
+            ({"transfer-encoding": b"chunked"}, "HTTP/1.1"),
+            ({}, "HTTP/2"),
+        ],
+    )
+    def test_a_body_that_was_not_shown_may_hold_any(
+        self, headers: dict[str, bytes], protocol: str
+    ) -> None:
+        hidden = request("POST", headers=headers, protocol=protocol)
+        with pytest.raises(RequestFault) as caught:
+            self.args(hidden)
+        assert caught.value.reason is Reason.BODY_TRUNCATED
+
+    @pytest.mark.parametrize(
+        ("headers", "body"),
+        [
+            ({}, b"{}"),
+            ({"content-type": b"text/json"}, b"{}"),
+            ({"content-type": b"application/x-www-form-urlencoded"}, b"order=1"),
+            ({"content-type": b"application/+json"}, b"{}"),
+            ({"content-type": b"application/json+xml"}, b"{}"),
+            ({"content-type": b"application/json, text/plain"}, b"{}"),
+            ({"content-type": b"application/json; charset=latin-1"}, b"{}"),
+            ({**JSON_TYPE, "content-encoding": b"gzip"}, b"{}"),
+            (JSON_TYPE, b'{"order":1,"order":2}'),
+            (JSON_TYPE, b"{} {}"),
+            (JSON_TYPE, b"not JSON"),
+            (JSON_TYPE, b"[" * 65 + b"]" * 65),
+            (JSON_TYPE, b"[" + b"0," * 10_000 + b"0]"),
+        ],
+    )
+    def test_what_is_not_strict_json(self, headers: dict[str, bytes], body: bytes) -> None:
+        with pytest.raises(RequestFault) as caught:
+            self.args(request("PUT", headers=headers, body=body))
+        assert caught.value.reason is Reason.MALFORMED_BODY
+        # Without a declaration nobody reads it, and it is the upstream's affair.
+        assert operation_of(request("PUT", headers=headers, body=body), HTTP)
+
+    def test_more_than_the_limit(self) -> None:
+        for method, route in (("POST", HTTP), ("POST", MCP)):
+            large = request(method, headers=JSON_TYPE, body=b" " * (256 * 1024 + 1))
+            assert reason_of(large, route) is Reason.OVERSIZE
+
+    @pytest.mark.parametrize(
+        "body",
+        [b'{"_method":"DELETE"}', b'{"a":1,"\\u005fMetho\\u0064" :"DELETE"}', b'[{"_METHOD":1}]'],
+    )
+    def test_a_method_in_json_is_denied(self, body: bytes) -> None:
+        posted = request("POST", headers=JSON_TYPE, body=body)
+        assert reason_of(posted) is Reason.MALFORMED_REQUEST
+        assert operation_of(request("POST", headers=JSON_TYPE, body=b'{"x":"_method"}'), HTTP)
+
+
 class TestGrpc:
     ROUTE = RouteContext.parse({"protocol": "grpc"})
     HEADERS: ClassVar = {"content-type": b"application/grpc+proto"}
