@@ -145,12 +145,15 @@ def _stay(console: Console, mesh: "Mesh") -> None:
         end = mesh.endpoint(service.name)
         cells = (service.name, service.protocol, service.bundle, f"{end.host}:{end.port}")
         table.add_row(*map(safe, (*cells, service.host)))
+    for port in mesh.local_ports():
+        for service in port.services:
+            cells = (port.way.name, service.protocol, service.bundle, str(port.address))
+            table.add_row(*map(safe, (*cells, service.host)))
     console.print(table)
     console.print(safe(f"Running in {root}. In another terminal:"))
-    bundles, targets = mesh.layout.bundles, root / TARGETS
     configuration = mesh.layout.configuration
     for line in (
-        f"policy consistency SCENARIO --bundles {bundles} --through {targets}",
+        f"policy consistency SCENARIO --config {configuration} --through {root / TARGETS}",
         f"decisions list --config {configuration}",
         f"approvals list --config {configuration}",
     ):
