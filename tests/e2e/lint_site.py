@@ -231,6 +231,9 @@ def _trees(site: Site) -> Iterator[Tree]:
     _add(joined, "remote-stranger", _base(site, "remote", site.stranger_port))
     _add(joined, "http-dead", _dead(_base(site, "http")))
     _add(joined, "tcp-dead", _dead(_base(site, "tcp")))
+    merged = _base(site, "http")
+    find(merged, "route")["typed_per_filter_config"] = _context({"resource": "of-the-route"})
+    _add(joined, "merged", merged)
     for sample in shown:
         if sample.id in OF_PROCESS:
             continue
@@ -240,6 +243,12 @@ def _trees(site: Site) -> Iterator[Tree]:
             _add(joined, f"{sample.id}-safe", _dead(safe) if sample.id in DEAD else safe)
     yield joined
     yield from (_of_process(site, one) for one in shown if one.id in OF_PROCESS)
+
+
+def _context(extensions: dict[str, str]) -> Tree:
+    kind = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
+    settings = {"check_settings": {"context_extensions": extensions}}
+    return {"envoy.filters.http.ext_authz": {"@type": f"type.googleapis.com/{kind}", **settings}}
 
 
 def _empty(admin: Path) -> Tree:

@@ -66,6 +66,13 @@ def test_every_proof_is_told_and_every_tale_is_proved() -> None:
     assert set(PROOFS) == {one.id for one in samples() if one.shown}
 
 
+def test_context_extensions_of_route_and_virtual_host_are_merged(site: Site) -> None:
+    """As lint takes them: what a route does not say itself it has from around it."""
+    extensions = site.ask("merged", get()).check.context_extensions
+    assert extensions["resource"] == "of-the-route"
+    assert extensions["bundle"] == "data"
+
+
 CLOSED = get("/closed")
 
 

@@ -219,6 +219,7 @@ def test_a_dump_is_judged_by_what_is_in_force() -> None:
     state = dump["configs"][0]["dynamic_listeners"][0]
     state["draining_state"] = state.pop("active_state")
     state["error_state"] = {"failed_configuration": state["draining_state"]["listener"]}
+    state["error_state"]["failed_configuration"] |= {"of_a_newer_envoy": True}
     assert ids(dump) == set()
     twice = parts_of(unsafe_http())["dump of a static listener"]
     assert [finding.rule.id for finding in lint(twice)] == ["EA201"]

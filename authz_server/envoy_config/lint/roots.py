@@ -51,7 +51,8 @@ def configuration_of(sources: Iterable[Source]) -> Configuration:
             faults += error.faults
             continue
         roots.append(root)
-        misread += unclear
+        passed_over = _superseded(root)
+        misread += [one for one in unclear if passed_over.isdisjoint(one.at.path)]
     if faults:
         raise ConfigurationError(faults)
     return _collect(roots, misread)
