@@ -26,7 +26,7 @@ the place, the reason and what to write instead. It needs no server and no Envoy
 
 ```console
 $ authz-server envoy lint envoy.yaml
-envoy.yaml:57:35: error: EA201 a request that nobody could judge is allowed
+envoy.yaml:120:35: error: EA201 a request that nobody could judge is allowed
                   failure_mode_allow: true
                                       ^
     in:   listener `data`

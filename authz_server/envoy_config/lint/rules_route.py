@@ -304,7 +304,7 @@ RULES: Final = (
         id="EA314",
         severity=WARNING,
         title="a route names no audience",
-        why="A delegation that was made for another workload is accepted for this one.",
+        why="A delegation with links is denied here: none is for an audience that nobody names.",
         fix="`audience: <URL of the workload>` in `context_extensions`",
         judge=lambda configuration: _lacking(configuration, "audience"),
     ),
@@ -312,7 +312,8 @@ RULES: Final = (
         id="EA315",
         severity=WARNING,
         title="a route does not say which workload stands behind it",
-        why="A handoff cannot be held against the workload that it names.",
+        why="A delegation that is handed over to the workload itself is denied: the PDP cannot "
+        "tell that it is the delegate.",
         fix="`workload_id: <SPIFFE ID>` in `context_extensions`",
         judge=lambda configuration: _lacking(configuration, "workload_id"),
     ),
