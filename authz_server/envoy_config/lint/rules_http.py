@@ -189,7 +189,7 @@ RULES: Final = (
         severity=ERROR,
         title="what clients say of where they come from is passed on",
         why="`x-forwarded-for` and `x-envoy-*` of a request reach the upstream as they came, "
-        "`x-envoy-original-path` among them, and Envoy obeys some itself.",
+        "`x-envoy-original-path` and `x-envoy-external-address` among them.",
         fix="`use_remote_address: true`",
         judge=each(_managers, is_not_true("use_remote_address")),
     ),
