@@ -228,7 +228,7 @@ def _(site: Site, listener: str) -> None:
     assert safe.check.request.http.raw_body == b"delete everything"
 
 
-@proves("EA210-1")
+@proves("EA210-1", "EA210-2")
 def _(site: Site, listener: str) -> None:
     body = b"harmless" * 40_000 + b"DROP TABLE"
     outcome = site.ask(listener, post(body))
