@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def test_configuration_and_bundle_load(tmp_path: Path) -> None:
         "casbin_models/crm/model.conf",
         "casbin_models/crm/policy.csv",
         "identities.yaml",
+        "point.yaml",
     ]
     forge = Forge()
     (tmp_path / "bundle.pem").write_bytes(forge.authority.pem)
@@ -44,6 +46,20 @@ def test_configuration_and_bundle_load(tmp_path: Path) -> None:
     snapshot = load_snapshot(load_settings(tmp_path / "authz.yaml"), chains=ChainCache())
 
     assert list(snapshot.policies) == ["crm"]
+
+
+def test_the_enforcement_point_renders(tmp_path: Path) -> None:
+    (tmp_path / "point.yaml").write_text(blocks()["point.yaml"])
+    command = [sys.executable, "-m", "authz_server", "envoy"]
+
+    for arguments in (
+        ["render", "point.yaml", "--write", "envoy.yaml", "--validate"],
+        ["lint", "envoy.yaml", "--strict"],
+    ):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
