@@ -31,7 +31,7 @@ class _Stream:
 
 
 class RawHttp2:
-    """One connection: open streams, read answers."""
+    """One connection: open streams, read answers. `tls` is made to speak HTTP/2 from now on."""
 
     def __init__(self, port: int, *, tls: ssl.SSLContext) -> None:
         tls.set_alpn_protocols(["h2"])
