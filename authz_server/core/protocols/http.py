@@ -39,6 +39,7 @@ _JSON_METHOD: Final = re.compile(
     re.IGNORECASE,
 )
 _READ_ONLY: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 §9.2.1 safe methods
+_CONTENT_UNDEFINED: Final = frozenset({"DELETE", "OPTIONS"})
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})  # RFC 9110 §9.3.1: no defined meaning
 
 # Request headers that some upstreams believe over the request line. None is ever used as a fact.
@@ -78,7 +79,7 @@ def operation(http: HttpRequest, route: RouteContext, declaration: Declaration) 
             resource=route.resource,
             labels=route.labels,
         ),
-        arguments_seen=body_seen(http, route),
+        arguments_seen=body_seen(http, route) or _is_contentless(http),
     )
 
 
@@ -194,4 +195,14 @@ def body_seen(http: HttpRequest, route: RouteContext) -> bool:
     if declares_body(http):
         return False
     declared_empty = http.headers.lines("content-length") != ()
-    return declared_empty or http.protocol.startswith("HTTP/1") or route.whole_body
+    # Envoy names the version in every check; a check without one was not made by an Envoy.
+    unframed = http.protocol.startswith(("HTTP/2", "HTTP/3"))
+    return declared_empty or not unframed or route.whole_body
+
+
+def _is_contentless(http: HttpRequest) -> bool:
+    """Tell whether the request announces no body and its method gives none a meaning.
+
+    An approval of such a request needs nothing of a body (RFC 9110 §9.3.5, §9.3.7).
+    """
+    return http.method in _CONTENT_UNDEFINED and not declares_body(http)
