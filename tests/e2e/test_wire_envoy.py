@@ -367,7 +367,16 @@ def test_mcp(scripted: Scripted) -> None:
     assert error["error"]["data"]["access_request"]["approver_group"] == "finance-oncall"
 
 
-def test_the_official_mcp_client_understands(scripted: Scripted) -> None:
+@pytest.mark.parametrize(
+    ("reason", "verdict", "ticket"),
+    [
+        (Reason.DENIED_BY_RULE, Verdict.DENY, None),
+        (Reason.ESCALATED_BY_RULE, Verdict.ESCALATE, TICKET),
+    ],
+)
+def test_the_official_mcp_client_understands(
+    scripted: Scripted, reason: Reason, verdict: Verdict, ticket: TicketRecord | None
+) -> None:
     async def initialize() -> None:
         async with (
             streamable_http_client(f"http://127.0.0.1:{scripted.port('raw')}/mcp") as streams,
@@ -379,9 +388,10 @@ def test_the_official_mcp_client_understands(scripted: Scripted) -> None:
         http = access_request(check).http
         assert http is not None
         identifier = json.dumps(json.loads(http.body)["id"])
-        return answer(
-            decision(Reason.DENIED_BY_RULE, protocol=Protocol.MCP, json_rpc_id=identifier)
+        refusal = decision(
+            reason, verdict, protocol=Protocol.MCP, ticket=ticket, json_rpc_id=identifier
         )
+        return answer(refusal)
 
     scripted.told(b"")
     scripted.answer = echo_id
@@ -392,6 +402,8 @@ def test_the_official_mcp_client_understands(scripted: Scripted) -> None:
     (error,) = leaves(errors)
     assert isinstance(error, MCPError)
     assert error.error.data["decision_id"] == ID
+    assert (error.error.data["verdict"], error.error.data["reason"]) == (verdict, reason)
+    assert error.error.data.get("access_request", {}).get("id") == (ticket and ticket.id)
     assert not scripted.hits
 
 
