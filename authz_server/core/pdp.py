@@ -81,7 +81,20 @@ class _Trace:
     @property
     def bundle_mode(self) -> Mode:
         """The mode of the bundle that the route names; a route not read yet enforces."""
-        return self.snapshot.mode_of(self.route.bundle) if self.route else Mode.ENFORCE
+        if self.route is None or self._is_of_an_unread_client:
+            return Mode.ENFORCE
+        return self.snapshot.mode_of(self.route.bundle)
+
+    @property
+    def _is_of_an_unread_client(self) -> bool:
+        """Whether a trusted proxy sent a request that cannot be read.
+
+        SECURITY: it says there whose request it is. A revoked client would pass by spoiling it.
+        """
+        proxies, caller = self.snapshot.callers, self.caller
+        return self.request.fault is not None and (
+            caller is not None and proxies.trusts(caller.spiffe_id)
+        )
 
     def decision(
         self,

@@ -6,15 +6,18 @@ from datetime import timedelta
 
 import pytest
 
+from authz_server._pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from authz_server.core import pdp
+from authz_server.core.callers import CallerPolicy
 from authz_server.core.decision import Decision, Verdict
 from authz_server.core.enforcement import OBSERVABLE, Mode
 from authz_server.core.errors import Reason, RequestFault
 from authz_server.core.snapshot import Revocations
+from authz_server.core.spiffe import SpiffeIdPattern
 from authz_server.servers import wire
 from tests.harness import casebook
 from tests.harness.casebook import Case
-from tests.harness.world import World, shipped_policies
+from tests.harness.world import World, shipped_policies, spiffe_id
 
 ALL: Mapping[str, Mode] = dict.fromkeys(shipped_policies(), Mode.SHADOW)
 NOTHING_REVOKED = Revocations()
@@ -124,6 +127,30 @@ def test_a_revoked_caller_does_not_pass_whatever_else_is_wrong(
     assert passing() == []
     monkeypatch.setattr(pdp, "_enforced_anyway", lambda _trace: None)
     assert passing(), "no case spoils its request, so nothing was shown"
+
+
+def test_a_revoked_client_of_a_proxy_does_not_pass_by_a_request_that_cannot_be_read(
+    readable: tuple[Case, ...], world: World
+) -> None:
+    """Who is behind the proxy stands in the part that cannot be read: then nobody is observed."""
+    (case,) = (case for case in readable if case.name == "no rule allows it")
+    peer, client = spiffe_id(case.spec["caller"]), spiffe_id("agent/behind-the-proxy")
+    callers = CallerPolicy(trusted_proxies=(SpiffeIdPattern.parse(peer),))
+    revoked = Revocations(spiffe_id=frozenset({client}))
+    snapshot = world.snapshot(revoked, modes=ALL, callers=callers)
+    element = f"By={peer};Hash={'ab' * 32};URI={client}".encode()
+
+    def decided_with(*lines: tuple[str, bytes]) -> Decision:
+        message = CheckRequest.FromString(casebook.check_request(case, world))
+        headers = message.attributes.request.http.header_map.headers
+        for name, value in (("x-forwarded-client-cert", element), *lines):
+            headers.add(key=name, raw_value=value)
+        return pdp.decide(wire.access_request(message.SerializeToString()), snapshot, world.now)
+
+    assert decided_with().reason is Reason.REVOKED
+    spoilt = decided_with(("a2a-version", b"1.0"), ("a2a-version", b"1.0"))
+    assert (spoilt.reason, spoilt.mode) == (Reason.DUPLICATE_HEADER, Mode.ENFORCE)
+    assert not spoilt.passes
 
 
 def test_a_revoked_transaction_does_not_pass_where_its_chain_is_proved(
