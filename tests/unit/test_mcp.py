@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -424,3 +425,27 @@ def test_a_denial_knows_the_id_as_soon_as_it_was_read(
 )
 def test_an_answer_that_is_none(request_: HttpRequest) -> None:
     assert fault(request_).reason is Reason.MALFORMED_BODY
+
+
+# --- the query -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+def test_a_query_is_read_and_covered_by_an_approval(method: str) -> None:
+    """Servers choose by it: one approval must not do for `?tenant=a` and `?tenant=b`."""
+
+    def asked(path: str) -> Operation:
+        if method == "POST":
+            return read(replace(post("tools/call", CALL), path=path))
+        bare = Headers(fields={})
+        return read(replace(post("ping"), method=method, path=path, headers=bare, body=b""))
+
+    without, a, b = (asked(f"/mcp{query}").obj for query in ("", "?tenant=a", "?tenant=b"))
+    assert (dict(without.query), dict(a.query)) == ({}, {"tenant": "a"})
+    assert asked("/mcp?tenant=a&tenant=b").obj.query["tenant"] is AMBIGUOUS
+    digests = {without.args_sha256, a.args_sha256, b.args_sha256}
+    assert len(digests) == 3
+    assert asked("/mcp?").obj.args_sha256 == without.args_sha256
+    with pytest.raises(RequestFault) as caught:
+        asked("/mcp?_method=PATCH")
+    assert caught.value.reason is Reason.MALFORMED_REQUEST

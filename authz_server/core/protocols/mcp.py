@@ -12,12 +12,13 @@ from authz_server.core import canonical_json
 from authz_server.core.arguments import Declaration, NamedArguments, declared
 from authz_server.core.attributes import (
     ActionAttributes,
+    AttributeMap,
     ObjectAttributes,
     Protocol,
     no_attributes,
 )
 from authz_server.core.errors import Reason, RequestFault
-from authz_server.core.paths import CanonicalHost, Target
+from authz_server.core.paths import CanonicalHost, Target, parse_query
 from authz_server.core.protocols import json_rpc
 from authz_server.core.protocols.http import declares_body, request_line
 from authz_server.core.protocols.json_rpc import Message
@@ -68,9 +69,10 @@ def operation(
     `HEADER_BODY_MISMATCH`); it carries the id to echo as far as one was read.
     """
     target, host = request_line(http)
+    query = _query(http, target)
     revision = checked_revision(http.headers)
     if http.method in {"GET", "DELETE"} and revision != STATELESS:
-        return _session(http, route, target, host)
+        return _session(http, route, target, host, query)
     if http.method != "POST":
         raise RequestFault(Reason.UNSUPPORTED_METHOD, "MCP has no such HTTP method")
     message = json_rpc.parse(http)
@@ -78,7 +80,15 @@ def operation(
         claims = _claims(message, revision, declaration)
         check_headers(http.headers, revision, claims)
         check_filter(metadata, claims)
-        return _operation(claims, route, target, host)
+        return _operation(claims, route, target, host, query)
+
+
+def _query(http: HttpRequest, target: Target) -> AttributeMap:
+    """Return the query, by which some servers choose a tenant or what a session may do."""
+    query = parse_query(target.query) if target.query else no_attributes()
+    if "_method" in query and query["_method"] != http.method:
+        raise RequestFault(Reason.MALFORMED_REQUEST, "query overrides the method")
+    return query
 
 
 def _claims(message: Message, revision: str | None, declaration: Declaration) -> Claims:
@@ -117,7 +127,11 @@ def _name(members: Mapping[str, object], member: str) -> str:
 
 
 def _operation(
-    claims: Claims, route: RouteContext, target: Target, host: CanonicalHost
+    claims: Claims,
+    route: RouteContext,
+    target: Target,
+    host: CanonicalHost,
+    query: AttributeMap,
 ) -> Operation:
     message = claims.message
     kind, tool, uri = _object(claims)
@@ -132,10 +146,11 @@ def _operation(
             host=host,
             path=target.path,
             segments=target.segments,
+            query=query,
             tool=tool,
             uri=uri,
             args=claims.arguments,
-            args_sha256=_digest(message),
+            args_sha256=_with_query(target.query, _digest(message)),
             resource=route.resource,
             labels=route.labels,
         ),
@@ -167,7 +182,11 @@ def _completed(params: Mapping[str, object]) -> _Object:
 
 
 def _session(
-    http: HttpRequest, route: RouteContext, target: Target, host: CanonicalHost
+    http: HttpRequest,
+    route: RouteContext,
+    target: Target,
+    host: CanonicalHost,
+    query: AttributeMap,
 ) -> Operation:
     """Return the opening (GET) or ending (DELETE) of a session; a rule must name it."""
     if http.body or declares_body(http):
@@ -181,6 +200,8 @@ def _session(
             host=host,
             path=target.path,
             segments=target.segments,
+            query=query,
+            args_sha256=_with_query(target.query, None),
             resource=route.resource,
             labels=route.labels,
         ),
@@ -206,6 +227,13 @@ def _digest(message: Message) -> str | None:
     if covered.keys() <= {"name", "arguments"}:
         return hashlib.sha256(_canonical(covered.get("arguments", {}))).hexdigest()
     return hashlib.sha256(b"params\0" + _canonical(covered)).hexdigest()
+
+
+def _with_query(query: str, digest: str | None) -> str | None:
+    """Return a digest that covers the raw query too; without a query it is `digest`."""
+    if not query:
+        return digest
+    return hashlib.sha256(f"query\0{query}\0{digest or ''}".encode("ascii")).hexdigest()
 
 
 def _canonical(value: object) -> bytes:
