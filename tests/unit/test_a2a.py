@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import rfc8785
+from a2a.compat.v0_3 import a2a_v0_3_pb2, proto_utils
 from a2a.server.routes import create_rest_routes
+from google.protobuf import json_format
 from starlette.routing import Route
 
 from authz_server.core.arguments import Pointer
@@ -740,3 +742,71 @@ def test_a_fault_says_by_which_id_it_is_answered() -> None:
     body = {name: value for name, value in rpc("Nope", {}).items() if name != "id"}
     assert fault_of(request(body=body)).json_rpc_id == "null"
     assert read(request(body=rpc("GetTask", {"id": "t1"}))).json_rpc_id == '"r1"'
+
+
+# --- one pointer for what a part holds ---------------------------------------------------------
+
+
+def sent(part: Mapping[str, object], binding: str) -> HttpRequest:
+    """Return a message with that one part in one of the spellings."""
+    match binding:
+        case "1.0":
+            body = rpc("SendMessage", {"message": {**ASKED_1_0, "parts": [part]}})
+            return request(body=body, a2a_version=b"1.0")
+        case "0.3":
+            return request(body=rpc("message/send", {"message": {**ASKED_0_3, "parts": [part]}}))
+    return request("POST", "/v1/message:send", {"request": {**ASKED_PROTO_0_3, "content": [part]}})
+
+
+@pytest.mark.parametrize(
+    ("binding", "part"),
+    [
+        ("1.0", {"data": {"amount": 9}}),
+        ("0.3", {"kind": "data", "data": {"amount": 9}}),
+        ("0.3 http", {"data": {"data": {"amount": 9}}}),
+        ("0.3 http", {"kind": "data", "data": {"amount": 9}}),
+    ],
+    ids=["1.0", "0.3 rpc", "0.3 http protobuf", "0.3 http json"],
+)
+def test_data_is_found_by_one_pointer(binding: str, part: Mapping[str, object]) -> None:
+    """A rule on it must not be switched off by speaking 0.3 to an agent that takes both."""
+    assert read(sent(part, binding), amount="/message/parts/0/data/amount").obj.args["amount"] == 9
+
+
+def test_the_official_server_reads_the_same_data() -> None:
+    body = json.loads(sent({"data": {"data": {"amount": 9}}}, "0.3 http").body)
+    message = a2a_v0_3_pb2.SendMessageRequest()
+    json_format.ParseDict(body, message, ignore_unknown_fields=True)
+    (part,) = proto_utils.FromProto.message_send_params(message).message.parts
+    assert part.root.model_dump()["data"] == {"amount": 9}
+
+
+@pytest.mark.parametrize(
+    ("binding", "part"),
+    [
+        ("1.0", {"url": "https://x.example/f", "mediaType": "text/csv"}),
+        ("1.0", {"url": "https://x.example/f", "media_type": "text/csv"}),
+        ("0.3", {"file": {"uri": "https://x.example/f", "mimeType": "text/csv"}}),
+        ("0.3 http", {"file": {"file_with_uri": "https://x.example/f", "mime_type": "text/csv"}}),
+    ],
+    ids=["1.0", "1.0 snake", "0.3 rpc", "0.3 http"],
+)
+def test_a_file_is_found_by_one_pointer(binding: str, part: Mapping[str, object]) -> None:
+    asked = sent(part, binding)
+    args = read(asked, url="/message/parts/0/url", type="/message/parts/0/mediaType").obj.args
+    assert (args["url"], args["type"]) == ("https://x.example/f", "text/csv")
+    assert args["part_kinds"] == ("url",)
+
+
+@pytest.mark.parametrize(
+    ("binding", "part"),
+    [
+        ("0.3 http", {"data": {"data": {"amount": 1}, "amount": 9}}),
+        ("1.0", {"text": "why", "data": None}),
+        ("1.0", {"data": None, "text": "why"}),
+        ("1.0", {"data": None}),
+    ],
+    ids=["wrapped and not", "text and null", "null and text", "null"],
+)
+def test_a_part_that_two_servers_read_differently(binding: str, part: Mapping[str, object]) -> None:
+    assert reason_of(sent(part, binding)) is Reason.MALFORMED_BODY

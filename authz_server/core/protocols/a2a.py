@@ -131,7 +131,7 @@ def _cross_check_filter(seen: Mapping[str, object] | None, message: Message) -> 
 def _http_json(request: _Request, named: Route) -> Operation:
     version = request.version or Version.V0_3  # 1.0 §3.6: what a request without the header is
     params = _params(request)
-    facts = read(named.action, params, version)
+    facts = read(named.action, params, version, is_protobuf=True)
     facts = replace(
         facts,
         task_id=_agreed("task", named.task_id, facts.task_id),

@@ -18,7 +18,8 @@ Members = dict[str, object]
 _NAMES: Final = (
     *("acceptedOutputModes", "blocking", "bytes", "config", "configuration", "content"),
     *("contextId", "data", "extensions", "file", "fileWithBytes", "fileWithUri", "historyLength"),
-    *("id", "kind", "message", "messageId", "parent", "parts", "pushNotification"),
+    *("id", "kind", "mediaType", "message", "messageId", "mimeType", "parent", "parts"),
+    "pushNotification",
     *("pushNotificationConfig", "pushNotificationConfigId", "raw", "referenceTaskIds", "request"),
     *("returnImmediately", "role", "taskId", "taskPushNotificationConfig", "tenant", "text"),
     *("uri", "url"),

@@ -34,13 +34,21 @@ _ROLES: Final[Mapping[object, str]] = dict.fromkeys(("ROLE_USER", "user", 1), "u
 _KINDS: Final[Mapping[str, str]] = {"text": "text", "raw": "file", "url": "url", "data": "data"}
 _BY_REFERENCE: Final = frozenset({"uri", "fileWithUri"})
 _FILE_MEMBERS: Final = ("uri", "fileWithUri", "bytes", "fileWithBytes")
+# Members of a file in 0.3 -> what 1.0 calls them in the part itself.
+_FILE_IN_1_0: Final[Mapping[str, str]] = {
+    "uri": "url",
+    "fileWithUri": "url",
+    "bytes": "raw",
+    "fileWithBytes": "raw",
+    "mimeType": "mediaType",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What one request says. A fact that its operation does not have is None or empty.
 
-    `document` is `params` as 1.0 spells it whatever the version, in camelCase, with the message at
+    `document` is `params` as 1.0 has it whatever the version, in camelCase, with the message at
     `/message` and its parts at `/message/parts`, for the pointers of a bundle. `covered` is what an
     approval is bound to: everything but the id of the message, which a client makes anew for every
     call.
@@ -74,8 +82,16 @@ class Facts:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def read(action: str, params: Mapping[str, object], version: Version) -> Facts:
+def read(
+    action: str,
+    params: Mapping[str, object],
+    version: Version,
+    *,
+    is_protobuf: bool = False,
+) -> Facts:
     """Return what the `params` of `action` say.
+
+    `is_protobuf`: they may be the JSON form of 0.3's protobuf messages, as over its HTTP binding.
 
     Raises `RequestFault` (`MALFORMED_BODY`) for a member misspelled, of the wrong type, or named
     twice, and for a push notification URL that clients could read differently.
@@ -84,7 +100,8 @@ def read(action: str, params: Mapping[str, object], version: Version) -> Facts:
     tenant = text_of(members, "tenant")
     match action:
         case "message/send" | "message/stream":
-            return _read_message(params, members, version, tenant)
+            is_wrapped = is_protobuf and version is Version.V0_3
+            return _read_message(params, members, version, is_wrapped=is_wrapped)
         case "tasks/pushNotificationConfig/set":
             task_id = _task_id(action, members, version)
             push_url = _push_url(members, ("config", *_PUSH))
@@ -138,11 +155,12 @@ def _task_id(action: str, members: Members, version: Version) -> str | None:
 
 
 def _read_message(
-    params: Mapping[str, object], outer: Members, version: Version, tenant: str | None
+    params: Mapping[str, object], outer: Members, version: Version, *, is_wrapped: bool
 ) -> Facts:
     held = as_object(one_of(outer, ("message", "request")), "message")
     message = members_of(held, "message")
-    parts = one_of(message, ("parts", "content"))
+    parts = as_list(one_of(message, ("parts", "content")), "parts")
+    part_kinds = tuple(sorted({_part_kind(part) for part in parts}))
     configuration = outer.get("configuration")
     settings = members_of(
         as_object({} if configuration is None else configuration, "configuration"), "configuration"
@@ -154,15 +172,18 @@ def _read_message(
     return Facts(
         document={
             **in_camel_case(params),
-            "message": {**in_camel_case(held), "parts": parts},
+            "message": {
+                **in_camel_case(held),
+                "parts": [_part_in_1_0(part, is_wrapped=is_wrapped) for part in parts],
+            },
             "configuration": in_camel_case(as_object(configuration or {}, "configuration")),
         },
         covered=_without_message_id(params, held),
-        tenant=tenant,
+        tenant=text_of(outer, "tenant"),
         task_id=text_of(message, "taskId"),
         context_id=text_of(message, "contextId"),
         role=_ROLES[role],
-        part_kinds=tuple(sorted({_part_kind(part) for part in as_list(parts, "parts")})),
+        part_kinds=part_kinds,
         push_url=_push_url(settings, _PUSH),
         extensions=texts_of(message, "extensions"),
         reference_task_ids=texts_of(message, "referenceTaskIds"),
@@ -194,6 +215,9 @@ def _blocking(configuration: Members, version: Version) -> bool | None:
 def _part_kind(part: object) -> str:
     """Return `text`, `data`, `file` (its bytes are in the message) or `url` (the agent fetches)."""
     members = members_of(as_object(part, "a part"), "a part")
+    if members.get("data", part) is None:
+        # To protobuf `null` is content, which would take the place of another.
+        raise malformed("`data` of a part is null")
     found = [name for name in (*_KINDS, "file") if members.get(name) is not None]
     if len(found) != 1:
         raise malformed("a part does not have exactly one content")
@@ -207,6 +231,31 @@ def _part_kind(part: object) -> str:
     if not held or more:
         raise malformed("a file part has not exactly one of content and address")
     return "url" if held in _BY_REFERENCE else "file"
+
+
+def _part_in_1_0(part: object, *, is_wrapped: bool) -> dict[str, object]:
+    """Return a part, found sound by `_part_kind`, with the members that 1.0 would give it.
+
+    SECURITY: a server of both versions does the same with either, and one pointer has to find it.
+    """
+    shown = in_camel_case(as_object(part, "a part"))
+    if is_wrapped and isinstance(shown.get("data"), dict):
+        shown["data"] = _unwrapped(as_object(shown["data"], "data"))
+    if shown.get("file") is not None:
+        for name, value in in_camel_case(as_object(shown["file"], "file")).items():
+            if name in _FILE_IN_1_0:
+                shown[_FILE_IN_1_0[name]] = value
+    return shown
+
+
+def _unwrapped(data: dict[str, object]) -> dict[str, object]:
+    """Return what a data part holds, of which 0.3's protobuf makes `{"data": {…}}`."""
+    inner = data.get("data")
+    if not isinstance(inner, dict):
+        return data
+    if len(data) > 1:
+        raise malformed("`data` of a part holds two things to two readers")
+    return inner
 
 
 def _push_url(holder: Members, names: tuple[str, ...]) -> WebUrl | None:
