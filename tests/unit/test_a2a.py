@@ -810,3 +810,18 @@ def test_a_file_is_found_by_one_pointer(binding: str, part: Mapping[str, object]
 )
 def test_a_part_that_two_servers_read_differently(binding: str, part: Mapping[str, object]) -> None:
     assert reason_of(sent(part, binding)) is Reason.MALFORMED_BODY
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/TASKS/42/PUSHNOTIFICATIONCONFIGS",
+        "/Tasks/42/pushnotificationconfigs",
+        "/Tasks",
+        "/a/TASKS/b",
+    ],
+)
+def test_a_path_of_the_http_binding_in_another_letter_case_is_no_endpoint(path: str) -> None:
+    """To a server that finds routes in any case it is not JSON-RPC that was sent there."""
+    body = rpc("GetTask", {"id": "42"})
+    assert reason_of(request("POST", path, body)) is Reason.UNSUPPORTED_METHOD

@@ -99,8 +99,9 @@ def parse_version(text: str) -> Version:
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=@-]+")
 _CARD: Final = (".well-known", "agent-card.json")
 _CONFIGS: Final = "pushNotificationConfigs"
-# No id, tenant or base path may be called like these, so that every path has one reading.
-_RESERVED: Final = frozenset({"tasks", _CONFIGS, "extendedAgentCard", *_CARD})
+# No id, tenant or base path may be called like these, so that every path has one reading. In any
+# letter case: some servers (ASP.NET Core) find routes by either.
+_RESERVED: Final = frozenset(map(str.casefold, ("tasks", _CONFIGS, "extendedAgentCard", *_CARD)))
 
 _SINGLE: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "message:send"): "message/send",
@@ -137,7 +138,7 @@ def http_route(method: str, segments: tuple[str, ...]) -> Route | None:
             if method == "GET"
             else None
         )
-    elif not any(":" in segment or segment in _RESERVED for segment in segments):
+    elif not any(":" in segment or _is_reserved(segment) for segment in segments):
         return None
     else:
         found = _named(method, segments)
@@ -175,4 +176,8 @@ def _route(action: str | None, task_id: str | None, before: tuple[str, ...]) -> 
 
 
 def _is_plain(segment: str) -> bool:
-    return segment not in _RESERVED and _SEGMENT.fullmatch(segment) is not None
+    return not _is_reserved(segment) and _SEGMENT.fullmatch(segment) is not None
+
+
+def _is_reserved(segment: str) -> bool:
+    return segment.casefold() in _RESERVED
