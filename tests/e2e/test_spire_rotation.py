@@ -92,7 +92,7 @@ def _rotate_under_load(*, svid_s: int, seconds: float, pause_s: float) -> tuple[
 
 def test_rotation_every_second_fails_no_request() -> None:
     """Both ends of both connections change their SVID: caller, Envoy twice, PDP."""
-    load, _ = _rotate_under_load(svid_s=10, seconds=12, pause_s=0)
+    load, _ = _rotate_under_load(svid_s=10, seconds=12, pause_s=0.01)
     assert set(load.outcomes) == {"allow"}, load.outcomes
     assert load.outcomes["allow"] > 100
     assert len(load.serials) > 5

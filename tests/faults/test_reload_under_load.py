@@ -235,7 +235,7 @@ def _reload_under_load(site: PdpSite, *, reloads: int, calls: int) -> Load:
 
                 # By the count of loads: the answers of a slow call may be of the state before.
                 def served(number: int = number, enough: int = enough) -> bool:
-                    seen = server.metric(_LOADED) > number and len(load.answers) >= enough
+                    seen = len(load.answers) >= enough and server.metric(_LOADED) > number
                     return seen or bool(load.errors)
 
                 server.wait_until(served)
