@@ -126,6 +126,19 @@ def _lacking(configuration: Configuration, key: str) -> Iterator[At]:
             yield _where(routed).at("context_extensions")
 
 
+def _not_buffered(configuration: Configuration) -> Iterator[At]:
+    """Find `body: whole` where the filter buffers no bodies, or the route has it not do so."""
+    for routed, extensions in _contexts(configuration):
+        settings = routed.chain.questions[-1].settings
+        if extensions is None or extensions.get("body") != "whole" or settings is None:
+            continue
+        checks = _where(routed)
+        if not settings.has("with_request_body") and not checks.has("with_request_body"):
+            yield checks.at("context_extensions", "no `with_request_body`")
+        elif checks.flag("disable_request_body_buffering"):
+            yield checks.at("context_extensions", "`disable_request_body_buffering`")
+
+
 def _no_delegation(configuration: Configuration) -> Iterator[At]:
     for routed, extensions in _contexts(configuration):
         if extensions is not None and extensions.get("require_delegation") not in {
@@ -316,6 +329,15 @@ RULES: Final = (
         "tell that it is the delegate.",
         fix="`workload_id: <SPIFFE ID>` in `context_extensions`",
         judge=lambda configuration: _lacking(configuration, "workload_id"),
+    ),
+    Rule(
+        id="EA316",
+        severity=ERROR,
+        title="a route says that bodies are buffered, and they are not",
+        why="The PDP takes a request whose body it was not shown for one that has none: an "
+        "approval covers any body, and no rule sees what is in it.",
+        fix="leave `body: whole` out of `context_extensions`, or `with_request_body` in the filter",
+        judge=_not_buffered,
     ),
     Rule(
         id="EA320",
