@@ -22,7 +22,7 @@ from tests.e2e.raw_http import NoAnswerError, RawConnection
 from tests.e2e.raw_http2 import RawHttp2
 from tests.e2e.waiting import until
 
-pytestmark = pytest.mark.deep
+pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("floods")]
 
 RESETS = 100_000
 WARM_UP = 10_000  # what the first flood costs, threads and arenas, is no growth

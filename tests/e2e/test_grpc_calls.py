@@ -13,6 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from authz_server.core import limits
 from tests.e2e.grpc_site import SERVICE, GrpcSite, running_site
 
+pytestmark = pytest.mark.xdist_group("grpc-calls")
+
 DEADLINE_S = 10.0  # only what would hang forever meets it
 
 
