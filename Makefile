@@ -9,7 +9,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 CONFIG      ?= authz.yaml
 OVERLAY     ?= k8s/overlays/central
-WORKERS     ?= auto
+# One more than there are cores: much of what the workers do is waiting, for two minutes in one test.
+WORKERS     ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # The first interpreter that runs and is new enough. A version manager may leave shims on the path
 # that exist but do not run, so each candidate is asked.
