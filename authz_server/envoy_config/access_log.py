@@ -32,7 +32,10 @@ _REQUEST: Final[Mapping[str, str]] = {
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
 }
-_DECISION: Final = ("decision_id", "verdict", "reason", "bundle", "revision", "subject", "rules")
+# `mode` tells a denial that was carried out from one that a bundle in shadow mode let pass.
+_DECISION: Final = (
+    "decision_id", "verdict", "mode", "reason", "bundle", "revision", "subject", "rules",
+)  # fmt: skip
 
 
 def access_log(point: EnforcementPoint) -> AccessLog:

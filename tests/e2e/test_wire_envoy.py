@@ -505,7 +505,7 @@ def test_the_access_log_gets_the_decision(scripted: Scripted, verdict: Verdict) 
         "reason": reason,
         "rules": ["crm-read"],
     }
-    assert set(logged) >= {"bundle", "revision", "subject", "actors"}
+    assert set(logged) >= {"mode", "bundle", "revision", "subject", "actors"}
 
 
 # --- Envoy's A2A filter, which we do not render -----------------------------------------------
