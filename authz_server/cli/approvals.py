@@ -162,8 +162,12 @@ def _refuse(refused: ApprovalRefused) -> None:
 
 
 def _show_request(request: ApprovalRequest) -> None:
-    filled = ((name, str(value)) for name, value in approval_json(request).items() if value)
+    filled = ((name, _text(value)) for name, value in approval_json(request).items() if value)
     show(table(("member", "value"), filled))
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _row(request: ApprovalRequest) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def test_approves_and_shows_what_was_approved(site: Path) -> None:
     shown = run(site, "approvals", "show", question[:8]).stdout
     for part in (question, "pending", ALICE, "mcp tools/call", "crm lookup_customer", "ef" * 32):
         assert part in shown
+    assert "[" not in shown  # actors are text, and no list of Python's
     result = run(site, "approvals", "approve", question[:8], "--as", BOB)
     assert result.exit_code == 0
     assert "approved" in result.stdout
