@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -36,6 +35,7 @@ from authz_server.servers.group_commit import CommitObserver, Recorder, Unrecord
 from authz_server.servers.ledger_watch import LedgerWatch
 from authz_server.servers.listener import Listener
 from authz_server.servers.live_identity import LiveIdentity
+from authz_server.servers.policy_warnings import PolicyWarnings
 from authz_server.servers.readiness import Readiness
 from authz_server.servers.recording import start_recording, start_telemetry
 from authz_server.settings import Settings
@@ -155,7 +155,8 @@ class PolicyServer:
         self._watcher = Watcher(self._reloader)
         self._ledger_watch: LedgerWatch | None = None
         self._grpc: Listener | None = None
-        self._shadowed: Mapping[str, str] = {}  # revisions of bundles that were warned of
+        groups = settings.approvals.groups
+        self._warnings = PolicyWarnings(log, [name for name in groups if groups[name]])
         self._parts = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -348,15 +349,6 @@ class PolicyServer:
         self._metrics.broke()
         self._log.once("internal_error", fault=fault)
 
-    def _warn_of_shadow(self, snapshot: Snapshot) -> None:
-        """Say of each bundle in shadow mode that it stops nothing, once for every revision."""
-        serving = {name: snapshot.policies[name].revision for name in snapshot.shadowed}
-        for name, revision in serving.items():
-            if self._shadowed.get(name) != revision:
-                why = "its verdicts are recorded and not enforced: what it would deny passes"
-                self._log.warning("bundle_in_shadow", bundle=name, revision=revision, why=why)
-        self._shadowed = serving
-
     def _live_changed(self) -> None:
         """Serve what a live source has to say. Called from its threads."""
         before = self._readiness.revision
@@ -386,7 +378,7 @@ class PolicyServer:
         if outcome.snapshot is not None:
             self._metrics.serving(outcome.snapshot, self._clock())
             self._log.info("loaded", revision=outcome.snapshot.revision, load_s=outcome.load_s)
-            self._warn_of_shadow(outcome.snapshot)
+            self._warnings.loaded(outcome.snapshot)
             return
         at_start = self._holder.current is None
         if outcome.error is not None and not (

@@ -37,6 +37,10 @@ class Policy(Protocol):
     def arguments(self) -> Declaration:
         """Which arguments its rules read out of a request's body, and where they are in it."""
 
+    @property
+    def approver_groups(self) -> frozenset[str]:
+        """Groups that its rules may ask for an approval."""
+
     def evaluate(self, attributes: Attributes) -> Evaluation:
         """Judge every party the bundle names; the strictest verdict wins. Never raises."""
 

@@ -93,6 +93,11 @@ class PolicyBundle:
         """Which arguments its rules read out of a request's body, and where they are in it."""
         return self.manifest.arguments
 
+    @property
+    def approver_groups(self) -> frozenset[str]:
+        """Groups that its rules may ask for an approval."""
+        return frozenset(rule.obligation for rule in self.rules if rule.obligation)
+
     def evaluate(self, attributes: Attributes) -> Evaluation:
         """Judge every party the bundle names; the strictest verdict wins. Never raises."""
         try:
