@@ -28,6 +28,8 @@ RESETS = 100_000
 WARM_UP = 10_000  # what the first flood costs, threads and arenas, is no growth
 BATCH = 100  # streams opened and taken back in one write
 SLOW_CONNECTIONS = 200
+CHURNED_CONNECTIONS = 3_000
+POOL = 16  # connections to the workload that Envoy keeps for the next request
 BASELINE = 500  # answers before the flood, and at least so many during it
 GROWTH_KIB_MAX = 16 * 1024  # of the PDP: what is in flight, not an entry for each stream
 
@@ -142,6 +144,28 @@ def flood_until_closed(mesh: Mesh, tls: ssl.SSLContext, count: int) -> int:
             opened += BATCH
             connection.flush()
     return opened
+
+
+def test_connection_churn(flooded: Mesh) -> None:
+    """Connections that are gone before, within and after a request leave nothing behind."""
+    mesh, envoy = flooded, flooded.envoys["hardened"]
+    request = b"GET /public/churn HTTP/1.1\r\nHost: tool.example\r\n\r\n"
+    tls, port = mesh.tls("narrow"), envoy.ports["tool"]
+    baseline(mesh)
+    bystander, before = Bystander(mesh), descriptors(mesh)
+    with bystander.asking():
+        for number in range(CHURNED_CONNECTIONS):
+            with RawConnection(port, tls=tls) as connection:
+                connection.send(request[: len(request) * (number % 4) // 3])
+    bystander.report(f"{CHURNED_CONNECTIONS} connections that came and went")
+    bystander.assert_right()
+    until(lambda: descriptors(mesh) <= before + POOL, "descriptors as they were")
+
+
+def descriptors(mesh: Mesh) -> int:
+    """Count what the PDP and Envoy hold open."""
+    processes = (mesh.pdp, mesh.envoys["hardened"].process)
+    return sum(len(list(Path(f"/proc/{process.pid}/fd").iterdir())) for process in processes)
 
 
 @pytest.mark.parametrize("part", ["headers", "body"])
