@@ -101,8 +101,8 @@ def _read(spec: Path) -> EnvoySpec:
     data = sys.stdin.buffer.read(CONFIGURATION_BYTES_MAX + 1)
     if len(data) > CONFIGURATION_BYTES_MAX:
         wrong = f"is larger than {CONFIGURATION_BYTES_MAX} bytes"
-        raise ConfigurationError([Fault(file="<stdin>", message=wrong)])
-    return parse_spec(data, file="<stdin>")
+        raise ConfigurationError([Fault(file="standard input", message=wrong)])
+    return parse_spec(data, file="standard input")
 
 
 def _refusal(spec: EnvoySpec) -> str:

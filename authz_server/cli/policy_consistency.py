@@ -1,5 +1,6 @@
 """`authz-server policy consistency`: one task asked in every enforcement domain."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from authz_server.cli import policy_live
 from authz_server.cli.explain import VERDICT_STYLES
 from authz_server.cli.policy_sources import load_noted
 from authz_server.cli.terminal import examples, safe, show, show_json, table
-from authz_server.core.errors import ConfigurationError
+from authz_server.core.errors import ConfigurationError, Fault
 from authz_server.core.identities import Inventory
 from authz_server.identity.file_content import FileContent
 from authz_server.identity.inventory_file import INVENTORY_BYTES_MAX, parse_inventory
@@ -30,6 +31,7 @@ from authz_server.policy.source import FaultLog
 
 EXIT_NO: Final = 1
 _BUNDLES: Final = Path("casbin_models")
+_STANDARD_INPUT: Final = Path("-")
 _HEADINGS: Final = (
     "scenario", "bundle", "domain", "verdict", "expected", "reason", "rules", "",
 )  # fmt: skip
@@ -82,9 +84,9 @@ def command(
 ) -> None:
     """Ask one task in every enforcement domain, and list the bundles that disagree.
 
-    SCENARIO is a YAML file. Each step of a scenario is put to the bundle it names, as the server
-    would compile it; of several steps of a bundle the strictest verdict counts. Exits with 1 when
-    a scenario does not come out as it expects.
+    SCENARIO is a YAML file, or `-` for standard input. Each step of a scenario is put to the
+    bundle it names, as the server would compile it; of several steps of a bundle the strictest
+    verdict counts. Exits with 1 when a scenario does not come out as it expects.
 
     With --through each step is a real request that is decided and recorded there: verdicts are
     those of the live Envoys, and where the bundles on disk say otherwise, that counts as well.
@@ -138,6 +140,8 @@ def offline(bundles: Path | None, config: Path | None) -> Site:
         if settings.identity.inventory is not None:
             file = FileContent.read(settings.identity.inventory, bytes_max=INVENTORY_BYTES_MAX)
             inventory = parse_inventory(file)
+    if bundles is None and not _BUNDLES.is_dir():
+        raise click.UsageError("no `casbin_models` here: name the bundles by --bundles or --config")
     policies = {name: source.bundle for name, source in load_noted(bundles or _BUNDLES).items()}
     return Site(
         surroundings=Surroundings(
@@ -155,15 +159,26 @@ def load(paths: Sequence[Path], surroundings: Surroundings) -> tuple[Scenario, .
     found: list[Scenario] = []
     for path in paths:
         try:
-            data = FileContent.read(path, bytes_max=SCENARIO_BYTES_MAX).data
+            file, data = _read(path)
         except ConfigurationError as error:
             for fault in error.faults:
                 log.add(fault)
             continue
-        found += load_scenarios(data, file=str(path), surroundings=surroundings, log=log)
+        found += load_scenarios(data, file=file, surroundings=surroundings, log=log)
     if log.faults:
         raise ConfigurationError(log.errors())
     return tuple(found)
+
+
+def _read(path: Path) -> tuple[str, bytes]:
+    """Return what `path` is called in faults, and what is in it."""
+    if path != _STANDARD_INPUT:
+        return str(path), FileContent.read(path, bytes_max=SCENARIO_BYTES_MAX).data
+    name, data = "standard input", sys.stdin.buffer.read(SCENARIO_BYTES_MAX + 1)
+    if len(data) > SCENARIO_BYTES_MAX:
+        wrong = f"is longer than {SCENARIO_BYTES_MAX} bytes"
+        raise ConfigurationError([Fault(file=name, message=wrong)])
+    return name, data
 
 
 def show_outcomes(found: Sequence[Outcome]) -> None:

@@ -60,6 +60,9 @@ def parse_spec(data: bytes, *, file: str) -> EnvoySpec:
     if not isinstance(document.value, dict):
         raise ConfigurationError([document.fault((), "must be a mapping; see `--example`")])
     keys = document.value.keys()
+    if "static_resources" in keys:
+        wrong = "this is Envoy's configuration, and not an enforcement point; see `--example`"
+        raise ConfigurationError([document.key_fault(("static_resources",), wrong)])
     mixed = keys & _OF_A_POINT if _MANY in keys else frozenset()
     if mixed:
         wrong = f"belongs into one of `{_MANY}`"

@@ -298,6 +298,7 @@ def test_what_leads_nowhere_needs_no_question() -> None:
         ("[]", "not Envoy configuration"),
         ("lsten: 1", "not Envoy configuration"),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", "a Kubernetes object"),
+        ("name: crm\nworkload_id: spiffe://x.example/crm\nprotocol: mcp\n", "envoy render` makes"),
         ("{", "not YAML"),
         ('{"name": 1', "not YAML"),
         ("admin: {}\nadmin: {}\n", "key `admin` stands twice"),

@@ -67,7 +67,10 @@ def test_listener_is_what_a_control_plane_sends() -> None:
 def test_standard_input() -> None:
     assert printed("-", stdin=POINT.read_text()) == printed(POINT)
     result = render("-", stdin="name: x\n")
-    assert (result.exit_code, "<stdin>:1:1: error: `listen`" in result.stderr) == (2, True)
+    assert (result.exit_code, "standard input:1:1: error: `listen`" in result.stderr) == (2, True)
+    rendered = render("-", stdin=printed(POINT))  # the wrong one of the two files
+    assert (rendered.exit_code, rendered.stderr.count("error: ")) == (2, 1)
+    assert "not an enforcement point" in rendered.stderr
 
 
 def test_example_is_a_point_and_so_is_what_its_comments_offer() -> None:

@@ -381,6 +381,24 @@ def test_unreadable_scenarios_end_in_every_fault(tmp_path: Path) -> None:
     assert f"{tmp_path}/three.yaml: error: cannot be read" in result.output
 
 
+def test_a_scenario_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(
+        main.group, ["policy", "consistency", "-"], input=SHIPPED.read_bytes()
+    )
+    assert result.exit_code == 0, result.stderr
+    broken = CliRunner().invoke(main.group, ["policy", "consistency", "-"], input="[1]")
+    assert (broken.exit_code, broken.stderr.split()[0]) == (2, "standard")
+
+
+def test_without_bundles_it_says_how_to_name_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = consistency(SHIPPED)
+    assert (result.exit_code, "--bundles" in result.stderr) == (2, True)
+
+
 def test_a_configuration_gives_bundles_and_inventory(tmp_path: Path) -> None:
     """Its inventory says who the parties are; a stranger is denied as the server would."""
     configuration = {

@@ -32,6 +32,8 @@ _LISTENER: Final = "envoy.config.listener.v3.Listener"
 _CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 _TABLE: Final = "envoy.config.route.v3.RouteConfiguration"
 _EXTENSION: Final = "envoy.config.core.v3.TypedExtensionConfig"
+# Keys that only the files of `envoy render` have.
+_OF_A_POINT: Final = frozenset({"enforcement_points", "workload_id", "upstream", "outbound"})
 # What a dump holds beside the configuration in force: listeners on their way out, refused updates.
 _NOT_IN_FORCE: Final = frozenset({"draining_state", "error_state"})
 
@@ -68,6 +70,8 @@ def _root(source: Source) -> tuple[Message, list[Misread]]:
         message = "not Envoy configuration: neither bootstrap, resource nor configuration dump"
         if isinstance(values, dict) and {"apiVersion", "kind"} <= values.keys():
             message = "a Kubernetes object: give the Envoy configuration in it, or made of it"
+        elif isinstance(values, dict) and not _OF_A_POINT.isdisjoint(values):
+            message = "an enforcement point: give what `authz-server envoy render` makes of it"
         raise ConfigurationError([Fault(file=source.name, message=message)])
     return builder.message(source.root, kind), builder.misread
 
