@@ -46,6 +46,9 @@ _WITHOUT_BODY: Final = frozenset({"GET", "HEAD"})  # RFC 9110 §9.3.1: no define
 _METHOD_OVERRIDES: Final = ("x-http-method-override", "x-http-method", "x-method-override")
 _PATH_OVERRIDES: Final = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-rewrite-uri")
 _HOST_OVERRIDES: Final = ("x-forwarded-host", "x-host", "x-original-host", "x-forwarded-server")
+# What an upstream must get as it was judged; an operator may well set the host ones himself.
+TARGET_OVERRIDES: Final = frozenset((*_METHOD_OVERRIDES, *_PATH_OVERRIDES))
+OVERRIDES: Final = TARGET_OVERRIDES | {*_HOST_OVERRIDES, "forwarded"}
 
 
 def operation(http: HttpRequest, route: RouteContext, declaration: Declaration) -> Operation:

@@ -34,8 +34,15 @@ def _tls(cluster: Message) -> list[Message]:
 
 
 def _in_the_clear(cluster: Message) -> Iterator[At]:
-    if _remote(cluster) and not _tls(cluster):
+    if not _remote(cluster):
+        return
+    if not _tls(cluster):
         yield cluster.at("transport_socket")
+        return
+    # An endpoint is spoken to by its first match, and as `transport_socket` says if it has none.
+    for socket in cluster.messages("transport_socket_matches"):
+        if not any(socket.all(UPSTREAM_TLS)):
+            yield socket.at()
 
 
 def _anybody(cluster: Message) -> Iterator[At]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from authz_server.core.errors import InvalidValueError
+from authz_server.core.protocols.http import OVERRIDES
 from authz_server.core.request import SECURITY_HEADERS
 from authz_server.envoy_config.lint.configuration import Configuration
 from authz_server.envoy_config.lint.message import At, Message
@@ -12,6 +13,8 @@ from authz_server.envoy_config.lint.rule import ERROR, WARNING, Rule, each, is_n
 from authz_server.policy.automaton import Automaton, compile_pattern
 from authz_server.policy.regex import parse_regex
 
+# What the PDP judges by: hidden from it, each makes another request of it to some upstreams.
+_JUDGED: Final = SECURITY_HEADERS | OVERRIDES
 _PATTERN_CHARS_MAX: Final = 256  # of an expression that is tried here on header names
 
 # What an answer of the PDP must not be able to change: what was judged, and who is said to call.
@@ -72,9 +75,7 @@ def _dropped(question: Message) -> Iterator[At]:
         return
     patterns = allowed.messages("patterns")
     missing = [
-        name
-        for name in sorted(SECURITY_HEADERS)
-        if not any(matches(pattern, name) for pattern in patterns)
+        name for name in sorted(_JUDGED) if not any(matches(pattern, name) for pattern in patterns)
     ]
     if missing:
         yield question.at("allowed_headers", f"without {_names(missing)}")
@@ -83,7 +84,7 @@ def _dropped(question: Message) -> Iterator[At]:
 def _hidden(question: Message) -> Iterator[At]:
     disallowed = question.message("disallowed_headers")
     for pattern in disallowed.messages("patterns") if disallowed is not None else []:
-        hit = [name for name in sorted(SECURITY_HEADERS) if matches(pattern, name) is not False]
+        hit = [name for name in sorted(_JUDGED) if matches(pattern, name) is not False]
         if hit:
             yield pattern.at(note=_names(hit))
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from authz_server.core.attributes import Protocol
 from authz_server.core.errors import RequestFault
+from authz_server.core.protocols.http import TARGET_OVERRIDES
 from authz_server.core.request import SECURITY_HEADERS, RouteContext
 from authz_server.envoy_config.lint.configuration import (
     PER_ROUTE,
@@ -173,7 +174,7 @@ def _guarded_headers(level: Message) -> Iterator[At]:
     for option in level.messages("request_headers_to_add"):
         header = option.message("header")
         name = header.text("key").lower() if header is not None else ""
-        if name in SECURITY_HEADERS:
+        if name in SECURITY_HEADERS | TARGET_OVERRIDES:
             yield option.at(note=f"`{name}`")
     for name in level.texts("request_headers_to_remove"):
         if name.lower() in SECURITY_HEADERS:
