@@ -159,12 +159,8 @@ class EnforcementPoint:
             )
         if self.protocol is Protocol.TCP:
             self._check_tcp()
-        elif self.tunnels:
-            raise InvalidValueError(f"point `{self.name}` has `tunnels`, which are for TCP")
-        elif self.streams:
-            self._check_streams()
-        elif not self.domains or "*" in self.domains:
-            raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
+        else:
+            self._check_http()
 
     def _check_pdp(self) -> None:
         if not self.pdp:
@@ -204,6 +200,14 @@ class EnforcementPoint:
                 raise InvalidValueError(
                     f"point `{self.name}` is TCP: `{domain}` is not one lower-case server name"
                 )
+
+    def _check_http(self) -> None:
+        if self.tunnels:
+            raise InvalidValueError(f"point `{self.name}` has `tunnels`, which are for TCP")
+        if not self.domains or "*" in self.domains:
+            raise InvalidValueError(f"point `{self.name}` needs the explicit host names it serves")
+        if self.streams:
+            self._check_streams()
 
     def _check_streams(self) -> None:
         if self.protocol is not Protocol.GRPC:

@@ -240,6 +240,14 @@ def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
         ({"pdp_timeout_s": 0}, "timeout"),
         ({"domains": ()}, "host names"),
         ({"domains": ("*",)}, "host names"),
+        (
+            {"protocol": Protocol.GRPC, "streams": ("fleet.v1.Deployments/Watch",), "domains": ()},
+            "host names",
+        ),
+        (
+            {"protocol": Protocol.GRPC, "streams": ("fleet.v1.D/Watch",), "domains": ("*",)},
+            "host names",
+        ),
     ],
 )
 def test_unsafe_points_cannot_be_made(change: dict[str, object], complaint: str) -> None:
