@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from authz_server.cli.ledger_source import ledger_options, ledger_source
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.terminal import examples, show, show_json, show_json_indented, table
 from authz_server.ledger.approval_document import approval_json
 from authz_server.ledger.approvals import (
@@ -42,10 +43,11 @@ _as = click.option(
 
 
 @click.group(
+    cls=ListingGroup,
     epilog=examples(
         "approvals list --config authz.yaml --status pending",
         "approvals approve --config authz.yaml 5f0c --as bob@example.org",
-    )
+    ),
 )
 def group() -> None:
     """Answer escalations: list them, look at one, approve or reject it."""

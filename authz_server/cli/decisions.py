@@ -22,6 +22,7 @@ from authz_server.cli.document import (
 )
 from authz_server.cli.explain import VERDICT_STYLES, explain_tree, is_shadowed
 from authz_server.cli.ledger_source import ledger_options, ledger_source
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.rule_places import rule_places
 from authz_server.cli.terminal import examples, safe, show, show_json, show_json_indented, table
 from authz_server.ledger.database import Access, Store
@@ -51,10 +52,11 @@ _output = click.option(
 
 
 @click.group(
+    cls=ListingGroup,
     epilog=examples(
         "decisions list --config authz.yaml --since 1h --verdict deny",
         "decisions explain --config authz.yaml 0198c2",
-    )
+    ),
 )
 def group() -> None:
     """List, show, explain, verify and export recorded decisions; report on them."""

@@ -17,8 +17,9 @@ from authz_server.agent.delegator import LIFETIME_S, Delegator
 from authz_server.agent.issuer import DevelopmentIssuer
 from authz_server.agent.svid import PemSvid
 from authz_server.cli import chain_view
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.options import config_option
-from authz_server.cli.terminal import show, show_json
+from authz_server.cli.terminal import examples, show, show_json
 from authz_server.core import delegation, limits
 from authz_server.core.chain import BoundChain, VerifiedChain
 from authz_server.core.chain_cache import ChainCache
@@ -96,7 +97,14 @@ _output_option = click.option(
 )
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group(
+    cls=ListingGroup,
+    context_settings={"max_content_width": 100},
+    epilog=examples(
+        "delegation inspect @root.jwt @link1.jwt",
+        "delegation verify --config authz.yaml @root.jwt --caller spiffe://prod.example.org/agent/a",
+    ),
+)
 def group() -> None:
     """Make, inspect and verify delegation chains: a root grant and its links."""
 

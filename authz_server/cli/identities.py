@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import click
 
 from authz_server.cli.ledger_source import duration
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.options import config_option
 from authz_server.cli.terminal import examples, show, show_json, table
 from authz_server.core.attributes import Kind
@@ -68,12 +69,13 @@ class _Sight:
 
 
 @click.group(
+    cls=ListingGroup,
     epilog=examples(
         "identities list --config authz.yaml",
         "identities unseen --config authz.yaml --within 90d",
         "identities unregistered --config authz.yaml",
         "identities borrowed --config authz.yaml",
-    )
+    ),
 )
 def group() -> None:
     """Compare the identity inventory with what the ledger saw."""

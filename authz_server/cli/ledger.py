@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from authz_server.cli.ledger_source import ledger_options, ledger_source
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.terminal import examples
 from authz_server.core.errors import LedgerError
 from authz_server.ledger.database import Access, Store, is_shared
@@ -14,7 +15,7 @@ from authz_server.ledger.migrate import migrate
 from authz_server.ledger.seal import SigningKey
 
 
-@click.group(epilog=examples("ledger migrate --config authz.yaml"))
+@click.group(cls=ListingGroup, epilog=examples("ledger migrate --config authz.yaml"))
 def group() -> None:
     """Prepare a shared ledger, or erase a person from a ledger."""
 

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from authz_server.cli import policy_consistency
 from authz_server.cli.ledger_source import moment
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.policy_faults import in_order, show_fault, show_fault_json
 from authz_server.cli.policy_sources import NotedBundle, is_bundle, load_each, load_noted, load_one
 from authz_server.cli.terminal import examples, show, show_json, show_json_indented
@@ -40,11 +41,12 @@ _output = click.option(
 
 
 @click.group(
+    cls=ListingGroup,
     epilog=examples(
         "policy lint casbin_models",
         "policy test casbin_models --require-coverage 100",
         "policy explain casbin_models/tools < attributes.json",
-    )
+    ),
 )
 def group() -> None:
     """Check, test, explain, compare and measure policy bundles.

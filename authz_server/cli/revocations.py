@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import click
 
 from authz_server.cli.ledger_source import duration, ledger_options, ledger_source
+from authz_server.cli.listing_group import ListingGroup
 from authz_server.cli.terminal import examples, show, show_json, table
 from authz_server.core.errors import InvalidValueError
 from authz_server.core.record import format_time
@@ -59,11 +60,12 @@ def _handle_options(command: _Command) -> _Command:
 
 
 @click.group(
+    cls=ListingGroup,
     epilog=examples(
         "revocations add --config authz.yaml --spiffe-id spiffe://prod.example.org/agent/research",
         "revocations list --config authz.yaml",
         "revocations remove --config authz.yaml 3f2a",
-    )
+    ),
 )
 def group() -> None:
     """Take back a transaction, a token, a workload, a subject or a key."""
