@@ -85,6 +85,8 @@ def _has_odd(value: JsonValue) -> bool:
 
 def _copy(value: JsonValue) -> JsonValue:
     """Return `value` with names in their order and odd numbers as marked texts."""
+    if isinstance(value, float):
+        return _spelt_out(value) if _is_odd(value) else value
     if isinstance(value, dict):
         names = sorted(value) if all(map(str.isascii, value)) else sorted(value, key=_utf16)
         return {
@@ -92,8 +94,6 @@ def _copy(value: JsonValue) -> JsonValue:
         }
     if isinstance(value, list):
         return [item if type(item) in _NEVER_ODD else _copy(item) for item in value]
-    if isinstance(value, float) and _is_odd(value):
-        return _spelt_out(value)
     return value
 
 

@@ -24,6 +24,7 @@ _INTEGER_DIGITS_MAX = 17  # 2**53-1 has 16 digits, and a sign
 _NUMBER_CHARS_MAX = 64  # a double's shortest form has at most 24
 # At most 15 significant digits survive a double and back (IEEE 754 binary64, C's DBL_DIG).
 _EXACT_CHARS_MAX = 16  # 15 digits and the point
+_BUILT_MAX: Final = 4  # times as many members as are admitted may be built, to be counted then
 _BLANKS: Final = b" \t\n\r"  # RFC 8259 §2
 _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_DIGITS: Final = b"0" * 16  # 2**53-1 has as many; every shorter integer is smaller
@@ -72,8 +73,9 @@ def loads(
     text = _decode(data)
     openings = data.count(b"[") + data.count(b"{")
     commas = data.count(b",")
-    # Refuse before anything is built: each comma outside a string separates two members.
-    if commas > members_max and _STRING.sub(b"", data).count(b",") > members_max:
+    # Refuse before too much is built: each comma outside a string separates two members. Prose has
+    # commas too, and taking the strings out costs more than building what is a little too large.
+    if commas > _BUILT_MAX * members_max and _STRING.sub(b"", data).count(b",") > members_max:
         raise InvalidValueError("JSON has too many members")
     value = _scan(data, text, parse_float)
     if openings > depth_max or openings + commas > members_max:
