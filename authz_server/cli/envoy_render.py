@@ -60,7 +60,8 @@ Exit codes: 0 rendered; 1 the real Envoy refused it; 2 FILE has faults or cannot
     "validates",
     is_flag=True,
     help="Write nothing that the real Envoy refuses; its words go to standard error. Files that "
-    "are not on this machine are stood in for.",
+    "are not on this machine are stood in for. Envoy is ENVOY_BINARY, the installed one, or the "
+    "one on PATH.",
 )
 @click.option("--example", "shows_example", is_flag=True, help="Print a commented file to start.")
 @click.pass_context

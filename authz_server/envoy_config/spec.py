@@ -62,7 +62,9 @@ class SvidSection(_Section):
     spiffe_id: WorkloadId | None = Field(
         default=None, description="SVID to ask `agent` for; default: the point's `workload_id`"
     )
-    certificate: AbsolutePath | None = Field(default=None, description="PEM file, leaf first")
+    certificate: AbsolutePath | None = Field(
+        default=None, description="PEM file, leaf first; an absolute path, where Envoy runs"
+    )
     private_key: AbsolutePath | None = Field(default=None, description="PEM file of its key")
     trust_bundle: AbsolutePath | None = Field(
         default=None, description="PEM file of the authorities of the trust domain"
