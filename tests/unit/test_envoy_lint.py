@@ -282,6 +282,48 @@ def test_an_outbound_listener_is_for_this_machine_alone() -> None:
     assert ids(tree) == {"EA102"}
 
 
+def matched_by(**where: Any) -> Tree:
+    """Return an Envoy that speaks TLS to those PDPs alone that `where` labels, as Envoy Gateway."""
+    tree = copy.deepcopy(base("remote"))
+    pdp = find(tree, "pdp")
+    labels = {"name": "backend/tls/0"}
+    metadata = {"filter_metadata": {"envoy.transport_socket_match": labels}}
+    socket = pdp.pop("transport_socket")
+    pdp["transport_socket_matches"] = [
+        {"name": "tls", "match": where.get("match", labels), "transport_socket": socket}
+    ]
+    (locality,) = pdp["load_assignment"]["endpoints"]
+    holders = {"locality": [locality], "endpoints": locality["lb_endpoints"]}
+    for holder in holders.get(where.get("labelled", ""), ()):
+        holder["metadata"] = metadata
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"labelled": "endpoints"}, set()),
+        ({"labelled": "locality"}, set()),
+        ({"match": {}}, set()),
+        ({}, {"EA701"}),  # nobody matches, and there is no default
+        ({"labelled": "endpoints", "match": {"name": "another"}}, {"EA701"}),
+    ],
+    ids=["endpoints", "locality", "all", "none", "others"],
+)
+def test_tls_to_the_pdp_by_match(where: dict[str, Any], expected: set[str]) -> None:
+    assert ids(matched_by(**where)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "left_out"), [("EA702", "validation_context"), ("EA704", "tls_certificates")]
+)
+def test_tls_by_match_is_judged_as_any(rule: str, left_out: str) -> None:
+    tree = matched_by(labelled="endpoints")
+    (match,) = find(tree, "pdp")["transport_socket_matches"]
+    del match["transport_socket"]["typed_config"]["common_tls_context"][left_out]
+    assert ids(tree) == {rule}
+
+
 def test_what_leads_nowhere_needs_no_question() -> None:
     tree = copy.deepcopy(base("http"))
     find(tree, "hcm")["http_filters"] = find(tree, "hcm")["http_filters"][-1:]

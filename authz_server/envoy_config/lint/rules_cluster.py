@@ -1,17 +1,18 @@
 """Rules on clusters: whether the PDP is the PDP, and whether the upstream has other doors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from authz_server.envoy_config.lint.configuration import (
     HTTP_OPTIONS,
     UPSTREAM_TLS,
     Configuration,
+    addresses,
     endpoints,
     is_local,
     unique,
 )
-from authz_server.envoy_config.lint.message import At, Message
+from authz_server.envoy_config.lint.message import At, Free, Message
 from authz_server.envoy_config.lint.rule import ERROR, WARNING, Rule, each
 from authz_server.envoy_config.lint.rules_tls import contexts, proves_nothing
 
@@ -43,6 +44,42 @@ def _in_the_clear(cluster: Message) -> Iterator[At]:
     for socket in cluster.messages("transport_socket_matches"):
         if not any(socket.all(UPSTREAM_TLS)):
             yield socket.at()
+    default = cluster.message("transport_socket")
+    if default is None or not any(default.all(UPSTREAM_TLS)):
+        yield from _unmatched(cluster)
+
+
+def _unmatched(cluster: Message) -> Iterator[At]:
+    """Yield the remote endpoints that no entry of `transport_socket_matches` is for."""
+    wanted = [
+        _texts(one.fields.get("match")) for one in cluster.messages("transport_socket_matches")
+    ]
+    assignment = cluster.message("load_assignment")
+    for locality in assignment.messages("endpoints") if assignment else ():
+        for endpoint in locality.messages("lb_endpoints"):
+            labels = [_match_labels(endpoint), _match_labels(locality)]
+            found = any(one.items() <= having.items() for one in wanted for having in labels)
+            if not found and not all(is_local(text) for text, _ in _addresses_of(endpoint)):
+                yield endpoint.at()
+
+
+def _addresses_of(endpoint: Message) -> Iterator[tuple[str, At]]:
+    inner = endpoint.message("endpoint")
+    return addresses(inner.messages("address") if inner else ())
+
+
+def _match_labels(holder: Message) -> Mapping[str, str]:
+    metadata = holder.message("metadata")
+    found = metadata.map("filter_metadata") if metadata else {}
+    return _texts(found.get("envoy.transport_socket_match"))
+
+
+def _texts(free: object) -> Mapping[str, str]:
+    """Return the members of a `Struct`, as they are compared: lists and mappings equal nothing."""
+    members = free.raw.value if isinstance(free, Free) else None
+    return (
+        {key: repr(one.value) for key, one in members.items()} if isinstance(members, dict) else {}
+    )
 
 
 def _anybody(cluster: Message) -> Iterator[At]:
