@@ -198,9 +198,8 @@ def body_seen(http: HttpRequest, route: RouteContext) -> bool:
     if declares_body(http):
         return False
     declared_empty = http.headers.lines("content-length") != ()
-    # Envoy names the version in every check; a check without one was not made by an Envoy.
-    unframed = http.protocol.startswith(("HTTP/2", "HTTP/3"))
-    return declared_empty or not unframed or route.whole_body
+    # SECURITY: Envoy names the version in every check; other proxies do not, over HTTP/2 either.
+    return declared_empty or http.protocol.startswith("HTTP/1") or route.whole_body
 
 
 def _is_contentless(http: HttpRequest) -> bool:
