@@ -76,11 +76,22 @@ class _Commands(LazyGroup):
             ctx.exit(EXIT_INTERRUPTED)
         except ConfigurationError as error:
             for fault in error.faults:
-                click.echo(str(fault), err=True)
+                _complain(str(fault))
             ctx.exit(EXIT_USAGE)
         except AuthzError as error:
-            click.echo(f"error: {error}", err=True)
+            _complain(f"error: {error}")
             ctx.exit(EXIT_USAGE)
+
+
+def _complain(text: str) -> None:
+    """Print to standard error, line by line.
+
+    SECURITY: a faulty file shows its own lines here, and a peer what it sent (CWE-150).
+    """
+    from authz_server.cli.policy_faults import visible  # not needed where nothing is wrong
+
+    for line in text.split("\n"):
+        click.echo(visible(line), err=True)
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"max_content_width": 100})

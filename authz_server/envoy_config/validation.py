@@ -15,7 +15,7 @@ _DEPRECATED: Final = "Deprecated field"
 
 
 class ValidationFailedError(AuthzError):
-    """Envoy could not be asked: it did not end in time."""
+    """Envoy could not be asked: it cannot be run, or did not end in time."""
 
 
 def complaints(bootstrap: str) -> str:
@@ -27,7 +27,8 @@ def complaints(bootstrap: str) -> str:
     with tempfile.TemporaryDirectory(prefix="envoy-") as directory:
         path = Path(directory) / "bootstrap.yaml"  # JSON is YAML, too
         path.write_text(bootstrap)
-        argv = [str(envoy_binary()), "--mode", "validate", "--config-path", str(path)]
+        binary = str(envoy_binary())
+        argv = [binary, "--mode", "validate", "--config-path", str(path)]
         argv += ["--log-level", "warning", "--log-format", "%v"]
         try:
             done = subprocess.run(  # noqa: S603 - the operator's own Envoy
@@ -35,6 +36,8 @@ def complaints(bootstrap: str) -> str:
             )
         except subprocess.TimeoutExpired as error:
             raise ValidationFailedError("Envoy did not end while it validated") from error
+        except OSError as error:
+            raise ValidationFailedError(f"cannot run `{binary}`: {error.strerror}") from error
     if done.returncode == 0:
         return "\n".join(line for line in done.stderr.splitlines() if _DEPRECATED in line)
     return done.stderr.strip() or f"Envoy ended with status {done.returncode}"

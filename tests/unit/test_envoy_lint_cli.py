@@ -186,6 +186,22 @@ def test_an_admin_interface_that_is_not_there_exits_with_2(address: str, message
     assert message in result.stderr
 
 
+def test_what_speaks_no_http_is_not_repeated_to_the_terminal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"\x00\x1b[31m\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        result = run("--admin", f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert (result.exit_code, "\x1b" in result.stderr) == (2, False)
+    assert "it speaks no HTTP/1.1" in result.stderr
+
+
 def test_an_admin_interface_that_refuses_exits_with_2() -> None:
     with admin(b"no", status=403) as address:
         result = run("--admin", address)

@@ -159,3 +159,20 @@ def test_validating_without_an_envoy_says_so_and_writes_nothing(
     result = render(POINT, "--validate", "--write", tmp_path / "envoy.yaml")
     assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert "ENVOY_BINARY" in result.stderr
+
+
+def test_validating_with_what_is_no_program_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    binary = tmp_path / "envoy"
+    binary.write_text("no program\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("ENVOY_BINARY", str(binary))
+    result = render(POINT, "--validate")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"cannot run `{binary}`" in result.stderr
+
+
+def test_what_is_wrong_in_a_file_does_not_drive_the_terminal() -> None:
+    result = render("-", stdin="name: crm\n\u202elisten: 1\n")
+    assert ("\u202e" in result.stderr, r"\u202elisten: 1" in result.stderr) == (False, True)

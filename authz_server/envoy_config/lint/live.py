@@ -35,8 +35,11 @@ def read_dump(address: str) -> bytes:
         if answer.status != http.client.OK:
             raise _error(address, f"answered {answer.status} to `{_TARGET}`")
         return answer.read(SOURCE_BYTES_MAX + 1)
-    except (OSError, http.client.HTTPException) as error:
-        raise _error(address, f"no admin interface of an Envoy: {error}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise _error(address, f"no admin interface of an Envoy: {why}") from error
+    except http.client.HTTPException as error:
+        raise _error(address, "no admin interface of an Envoy: it speaks no HTTP/1.1") from error
     finally:
         connection.close()
 
