@@ -141,7 +141,10 @@ def _write(target: Path, text: str) -> None:
             return
         real = target.resolve()  # a link stays a link
         temporary = real.with_name(f".{real.name}.new")
-        temporary.write_text(text)
+        # SECURITY: made anew, never through a link that somebody has left there.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x") as file:
+            file.write(text)
         temporary.replace(real)
     except OSError as error:
         message = f"cannot be written: {error.strerror}"

@@ -152,6 +152,17 @@ def test_help_has_examples() -> None:
     assert "authz-server envoy render point.yaml --write envoy.yaml --validate" in text
 
 
+def test_a_link_that_somebody_left_beside_the_file_is_not_written_through(tmp_path: Path) -> None:
+    """Nor does it become the file: its owner would choose what Envoy runs with."""
+    victim, target = tmp_path / "victim", tmp_path / "envoy.yaml"
+    victim.write_text("theirs")
+    (tmp_path / ".envoy.yaml.new").symlink_to(victim)
+    assert printed(POINT, "--write", target) == ""
+    assert victim.read_text() == "theirs"
+    assert not target.is_symlink()
+    assert target.read_text() == printed(POINT)
+
+
 def test_validating_without_an_envoy_says_so_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
