@@ -180,6 +180,7 @@ class TestHttp:
             (request("POST", protocol="HTTP/2", size=0), False),  # so it is before any is read
             (request("POST", protocol="HTTP/2", headers={"content-length": b"0"}), True),
             (request("POST", protocol=""), False),  # some that ask do not say the version
+            (request("POST", protocol="", size=0), True),  # as in a check written by hand
             (request("POST", protocol="http/2"), False),
             (request("DELETE", protocol="HTTP/2"), True),  # whose content has no meaning
             (request("DELETE", protocol="HTTP/2", headers={"content-length": b"5"}), False),
@@ -233,13 +234,14 @@ class TestDeclaredArguments:
             ({"content-length": b"5"}, "HTTP/1.1"),
             ({"transfer-encoding": b"chunked"}, "HTTP/1.1"),
             ({}, "HTTP/2"),
+            ({}, ""),
         ],
     )
     @pytest.mark.parametrize("method", ["POST", "DELETE"])
     def test_a_body_that_was_not_shown_may_hold_any(
         self, headers: dict[str, bytes], protocol: str, method: str
     ) -> None:
-        hidden = request(method, headers=headers, protocol=protocol)
+        hidden = request(method, headers=headers, protocol=protocol, size=0)
         with pytest.raises(RequestFault) as caught:
             self.args(hidden)
         assert caught.value.reason is Reason.BODY_TRUNCATED

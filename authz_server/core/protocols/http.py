@@ -203,8 +203,11 @@ def body_seen(http: HttpRequest, route: RouteContext) -> bool:
 
 
 def _is_contentless(http: HttpRequest) -> bool:
-    """Tell whether the request announces no body and its method gives none a meaning.
+    """Tell whether the request announces no body and an approval of it needs nothing of one.
 
-    An approval of such a request needs nothing of a body (RFC 9110 §9.3.5, §9.3.7).
+    Its method gives content no meaning (RFC 9110 §9.3.5, §9.3.7), or it was not described by an
+    Envoy, which always says the HTTP version, and nothing was counted: a check written by hand.
     """
-    return http.method in _CONTENT_UNDEFINED and not declares_body(http)
+    if declares_body(http):
+        return False
+    return http.method in _CONTENT_UNDEFINED or (not http.protocol and http.size == 0)
