@@ -21,8 +21,10 @@ from authz_server.settings.addresses import TcpAddress, UnixAddress
 
 Address = TcpAddress | UnixAddress
 
-# Envoy's default is 200 ms. SECURITY: `0s` means no limit at all since 1.38, so never zero.
+# Envoy's default is 200 ms. SECURITY: `0s` means no limit at all since 1.38, so never zero, nor
+# less than a millisecond, which Envoy cuts to zero.
 PDP_TIMEOUT_S = 0.25
+PDP_TIMEOUT_S_MIN = 0.001
 # A caller waits for a verdict longer than for most answers, and a hung PDP holds each of them.
 PDP_TIMEOUT_S_MAX = 10
 
@@ -153,9 +155,9 @@ class EnforcementPoint:
         self._check_pdp()
         if len(self.agents) > 1:
             raise InvalidValueError(f"point `{self.name}` takes SVIDs from more than one agent")
-        if not 0 < self.pdp_timeout_s <= PDP_TIMEOUT_S_MAX:
+        if not PDP_TIMEOUT_S_MIN <= self.pdp_timeout_s <= PDP_TIMEOUT_S_MAX:
             raise InvalidValueError(
-                f"PDP timeout is not between 0 (exclusive) and {PDP_TIMEOUT_S_MAX} seconds"
+                f"PDP timeout is not from {PDP_TIMEOUT_S_MIN} to {PDP_TIMEOUT_S_MAX} seconds"
             )
         if self.protocol is Protocol.TCP:
             self._check_tcp()

@@ -16,6 +16,7 @@ from authz_server.core.attributes import Protocol
 from authz_server.envoy_config.enforcement_point import (
     PDP_TIMEOUT_S,
     PDP_TIMEOUT_S_MAX,
+    PDP_TIMEOUT_S_MIN,
     Address,
     ForwardedCertificate,
     is_host,
@@ -107,7 +108,7 @@ class PdpSection(_Section):
     svid: SvidSection | None = Field(
         default=None, description="what Envoy proves to them; default: the point's `svid`"
     )
-    timeout_s: Annotated[float, Field(gt=0, le=PDP_TIMEOUT_S_MAX)] = Field(
+    timeout_s: Annotated[float, Field(ge=PDP_TIMEOUT_S_MIN, le=PDP_TIMEOUT_S_MAX)] = Field(
         default=PDP_TIMEOUT_S, description="longest wait for a verdict, then denial; in seconds"
     )
 

@@ -154,7 +154,7 @@ def _(site: Site, listener: str) -> None:
     assert site.ask(f"{listener}-safe", CLOSED).status == 403
 
 
-@proves("EA203-1")
+@proves("EA203-1", "EA203-3")
 def _(site: Site, listener: str) -> None:
     with site.connect(listener) as connection:
         connection.send(get("/hang"))

@@ -238,6 +238,7 @@ def test_named_upstream_is_resolved_and_an_address_is_not() -> None:
         ({"pdp": (TcpAddress("::1", 1),) * 2}, "named twice"),
         ({"pdp": (UnixAddress(RUN / "a"), TcpAddress("localhost", 1))}, "cannot stand beside"),
         ({"pdp_timeout_s": 0}, "timeout"),
+        ({"pdp_timeout_s": 0.0009}, "timeout"),
         ({"domains": ()}, "host names"),
         ({"domains": ("*",)}, "host names"),
         (

@@ -255,7 +255,7 @@ pdp: {addresses: [], timeout_s: 0}
     assert messages[0] == "`listen` is required"
     assert messages[2] == "`lisen` is not a known key; did you mean `listen`?"
     assert messages[4] == "`protocol` must be `http`, `grpc`, `mcp`, `a2a` or `tcp`"
-    assert messages[-1] == "`pdp.timeout_s` must be above 0.0"
+    assert messages[-1] == "`pdp.timeout_s` must be at least 0.001"
 
 
 def test_an_unknown_key_does_not_hide_how_the_others_fit_together() -> None:

@@ -60,7 +60,8 @@ def _error_status(question: Message) -> Iterator[At]:
 
 def _no_end(service: Message) -> Iterator[At]:
     timeout = service.number("timeout")
-    if timeout is not None and timeout <= 0:
+    # Envoy cuts it to whole milliseconds.
+    if timeout is not None and timeout < 0.001:
         yield service.at("timeout")
 
 
