@@ -420,3 +420,17 @@ def test_a_configuration_gives_bundles_and_inventory(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     reasons = {answer["reason"] for answer in json.loads(result.stdout)["answers"]}
     assert reasons == {"UNREGISTERED_IDENTITY"}
+
+
+def test_the_example_of_the_page_comes_out_as_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "consistency.md").read_text()
+    shown, scenario = (
+        page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("console", "yaml")
+    )
+    (tmp_path / "lookup.yaml").write_text(scenario)
+    monkeypatch.chdir(tmp_path)
+    result = consistency("lookup.yaml", "--bundles", ROOT / "casbin_models")
+    printed = [line.rstrip() for line in (result.stdout + result.stderr).splitlines()]
+    assert ["$ authz-server policy consistency lookup.yaml", *printed] == shown.splitlines()
