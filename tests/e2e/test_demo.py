@@ -84,7 +84,11 @@ def test_everything_comes_out_as_it_must(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, marks=pytest.mark.deep),
+    ],
 )
 def test_an_interrupted_demo_leaves_nothing_running(
     number: signal.Signals, status: int, tmp_path: Path
