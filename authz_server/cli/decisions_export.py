@@ -33,7 +33,7 @@ _TICK_RECORDS: Final = 256  # how often the progress moves; one page of the read
     "--format",
     "chosen",
     type=click.Choice(ExportFormat, case_sensitive=False),
-    default=ExportFormat.JSONL,
+    default="jsonl",
     show_default=True,
     help="The decision documents as recorded, OCSF 1.8 API Activity, or CloudEvents 1.0.",
 )

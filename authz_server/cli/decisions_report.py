@@ -58,7 +58,7 @@ class ReportFormat(StrEnum):
     "--format",
     "form",
     type=click.Choice(ReportFormat, case_sensitive=False),
-    default=ReportFormat.MARKDOWN,
+    default="markdown",
     show_default=True,
 )
 @click.option(

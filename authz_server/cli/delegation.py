@@ -99,7 +99,7 @@ _output_option = click.option(
 
 @click.group(
     cls=ListingGroup,
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "show_default": True},
     epilog=examples(
         "delegation inspect @root.jwt @link1.jwt",
         "delegation verify --config authz.yaml @root.jwt --caller spiffe://prod.example.org/agent/a",
@@ -126,7 +126,7 @@ Example:
 @click.option("--trust-domain", required=True, type=_TrustDomainType(), help="Audience.")
 @click.option("--subject", required=True, help="On whose behalf.")
 @click.option("--actor", required=True, type=_SPIFFE_ID, help="The agent that may act.")
-@click.option("--scope", required=True, multiple=True, help="What it may do; repeat for more.")
+@click.option("--scope", required=True, multiple=True, help="What it may do; repeatable.")
 @click.option("--hops", type=click.IntRange(0, limits.LINKS_MAX), default=0, help="Links allowed.")
 @click.option("--lifetime", type=click.IntRange(1), default=300, help="Seconds.")
 @click.option("--purpose", help="Purpose of the transaction.")
