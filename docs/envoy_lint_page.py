@@ -55,7 +55,8 @@ that something could not be judged.
 
 **Silence means judged.** Fields, enumerations and types are those of Envoy 1.40, taken from the binary. A
 field or value that is not among them is an error (EA001, EA002); extensions of other builds, and what comes
-from a control plane while Envoy runs, are named in warnings (EA003 to EA006). Spellings are read as Envoy
+from a control plane while Envoy runs, are named in warnings (EA003 to EA006; a running Envoy redacts the values of
+context extensions, so `--admin … --strict` goes with `--ignore EA006`). Spellings are read as Envoy
 reads them: `failureModeAllow: "yes"` is true. What stands in no chain that leads to an upstream needs no
 question; nor does a listener with `traffic_direction: OUTBOUND` that only this machine can reach, whose
 calls are judged where they arrive.

@@ -8,6 +8,7 @@ grant's. A port with its directory is one person's; who works for several has on
 """
 
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ def leave_delegation(directory: Path, delegation: Delegation | None) -> None:
     `directory` is the `delegation` of the outbound Envoy, of the same account, and written by one
     process only. Root and links change together: Envoy watches for `current` being replaced. It
     refuses to start before this was called once. Raises `OSError`, and `InvalidValueError` for what
-    is no header value.
+    is no header value, and for a directory that another account may write to.
     """
     headers = delegation.headers if delegation is not None else {}
     for name, value in headers.items():
@@ -33,6 +34,9 @@ def leave_delegation(directory: Path, delegation: Delegation | None) -> None:
         if not (value.isascii() and value.isprintable()):
             raise InvalidValueError(f"`{name}` is not one line of printable ASCII")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SECURITY: who may replace `current` acts on behalf of whomever they like.
+    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidValueError(f"directory `{directory}` is writable by other accounts")
     new = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))  # for this account alone
     for name in DELEGATION_HEADERS:
         # An empty file is a header that is not sent.

@@ -42,7 +42,7 @@ def _rule_ids(
     epilog=examples(
         "envoy lint envoy.yaml",
         "envoy lint listeners.yaml clusters.yaml routes.yaml --strict",
-        "envoy lint --admin http://127.0.0.1:9901",
+        "envoy lint --admin http://127.0.0.1:9901 --strict --ignore EA006",
         "envoy lint --admin unix:///run/authz/envoy-admin.sock --output json",
         "envoy lint envoy.yaml --ignore EA322 --ignore EA325",
     ),

@@ -54,3 +54,11 @@ def test_nobody_else_may_read_them(tmp_path: Path) -> None:
     leave_delegation(tmp_path / "run", ONE)
     for path in (tmp_path / "run", (tmp_path / "run" / CURRENT).resolve()):
         assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o720])
+def test_nobody_else_may_replace_them(mode: int, tmp_path: Path) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(InvalidValueError, match="writable by other accounts"):
+        leave_delegation(tmp_path, ONE)
+    assert [*tmp_path.iterdir()] == []
