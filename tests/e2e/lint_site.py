@@ -346,7 +346,8 @@ def _pdp(site: Site, path: Path) -> Iterator[None]:
     handler = grpc.method_handlers_generic_handler(
         "envoy.service.auth.v3.Authorization", {"Check": grpc.unary_unary_rpc_method_handler(check)}
     )
-    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    # Each check of a path that hangs keeps its thread until the end.
+    server = grpc.server(ThreadPoolExecutor(max_workers=32))
     server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(f"unix:{path}")
     impostor = site.authority.issue_svid("/agent/impostor")

@@ -13,8 +13,16 @@ from tests.e2e.forge import spiffe
 from tests.e2e.raw_http import Answer, NoAnswerError, exchange
 from tests.e2e.recorder import Hit
 
+# Envoy waits ten seconds for the rest of a preface.
+SLOW = {"method-10"}
 TRIALS = [
-    pytest.param(case, profile, caller, id=f"{case.id}-{profile}-{caller}")
+    pytest.param(
+        case,
+        profile,
+        caller,
+        id=f"{case.id}-{profile}-{caller}",
+        marks=[pytest.mark.deep] if case.id in SLOW and profile == "default" else [],
+    )
     for case in cases()
     for profile in PROFILES
     for caller in case.callers
